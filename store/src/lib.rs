@@ -1,0 +1,22 @@
+//! The featcache store: an open, crash-safe format for the multi-scale features of a frozen backbone.
+//!
+//! No torch, no images, no models: what the two sides of the store need of a model is data in its
+//! [`Recipe`]. Modules in reading order: what features are ([`recipe`], [`geometry`], [`view`]), which
+//! samples exist ([`listing`], [`plan`]), how bytes lie on disk ([`block`], [`encoding`]), how they get
+//! there and how they come back.
+
+pub mod block;
+pub mod error;
+pub mod geometry;
+pub mod key;
+pub mod listing;
+pub mod recipe;
+pub mod view;
+
+pub use block::{Block, DType};
+pub use error::{Error, Result};
+pub use geometry::{ResizeRule, Size};
+pub use key::{RowId, SampleKey};
+pub use listing::{Annotation, Category, ListedSample, Listing};
+pub use recipe::{BackboneSpec, Compute, Fingerprint, LevelSpec, Preprocess, Recipe};
+pub use view::ViewSpec;

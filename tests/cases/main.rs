@@ -1,0 +1,1 @@
+//! The one integration binary: each further one would be another slow link against libtorch.

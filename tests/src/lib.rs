@@ -1,0 +1,1 @@
+//! Helpers of the cases: where the samples and the built program are.

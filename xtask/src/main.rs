@@ -1,0 +1,2 @@
+//! setup, demo, test, check, tidy.
+fn main() {}
