@@ -1,1 +1,7 @@
-//! extractor
+//! Datasets and a frozen backbone in, features out.
+//!
+//! What the features are used for is no business of this crate: its only way out is the store.
+
+pub mod error;
+
+pub use error::{Error, Result};
