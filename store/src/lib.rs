@@ -11,6 +11,8 @@ pub mod geometry;
 pub mod key;
 pub mod listing;
 pub mod recipe;
+pub mod staged;
+pub mod storage;
 pub mod view;
 
 pub use block::{Block, DType};
@@ -19,4 +21,6 @@ pub use geometry::{ResizeRule, Size};
 pub use key::{RowId, SampleKey};
 pub use listing::{Annotation, Category, ListedSample, Listing};
 pub use recipe::{BackboneSpec, Compute, Fingerprint, LevelSpec, Preprocess, Recipe};
+pub use staged::{Digest, Staged};
+pub use storage::{FsStorage, Storage, StorageFile};
 pub use view::ViewSpec;

@@ -1,0 +1,281 @@
+//! What the writer asks of a file system, as the smallest trait that a fault-injecting test storage can
+//! wrap, and its one real implementation. Holds no knowledge of the store's layout or formats.
+
+use crate::{Error, Result};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// A file system as the writer sees it. Every error carries the path it is about.
+///
+/// Paths are full paths; the layout alone decides which are legal.
+pub trait Storage: std::fmt::Debug + Send + Sync {
+    /// Creates a new file for appending; fails if the path exists. While the handle lives, its lock tells
+    /// other processes that the writer does too (where the file system has locks).
+    fn create(&self, path: &Path) -> Result<Box<dyn StorageFile>>;
+    /// Renames a file over whatever is at `to`, atomically.
+    fn rename(&self, from: &Path, to: &Path) -> Result<()>;
+    /// Makes the folder's entries durable.
+    fn sync_dir(&self, path: &Path) -> Result<()>;
+    /// Creates a folder and its missing parents, durably. An existing folder is fine.
+    fn create_dir_all(&self, path: &Path) -> Result<()>;
+    /// Removes a file. A file that is not there is fine.
+    fn remove(&self, path: &Path) -> Result<()>;
+    /// Whether something is at the path.
+    fn exists(&self, path: &Path) -> Result<bool>;
+    /// Length of a file in bytes.
+    fn file_len(&self, path: &Path) -> Result<u64>;
+    /// Names in a folder, sorted; empty if there is no such folder.
+    fn list(&self, path: &Path) -> Result<Vec<String>>;
+    /// The whole file; [`Error::Corrupt`] if it is longer than `limit` bytes.
+    fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>>;
+    /// Exactly `buffer.len()` bytes from `offset`; [`Error::Corrupt`] if the file ends before.
+    fn read_at(&self, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<()>;
+    /// Locks the file at `path`, which is created if need be. Locks are advisory and die with the process.
+    fn lock(&self, path: &Path, wait: Wait) -> Result<Locking>;
+    /// Removes the file unless a live process holds its lock; whether it was removed.
+    fn reap(&self, path: &Path) -> Result<bool>;
+}
+
+/// A file being written, front to back.
+pub trait StorageFile: Send {
+    /// Appends all bytes.
+    fn append(&mut self, bytes: &[u8]) -> Result<()>;
+    /// Makes the content durable.
+    fn sync(&mut self) -> Result<()>;
+}
+
+/// Whether to wait for a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// Until the holder lets go or dies.
+    Block,
+    /// Not at all.
+    Try,
+}
+
+/// What came of [`Storage::lock`].
+#[derive(Debug)]
+pub enum Locking {
+    /// Ours until dropped.
+    Held(Lock),
+    /// Held by someone else.
+    Busy,
+    /// The file system has no locks.
+    Unsupported,
+}
+
+/// A held lock; dropping it lets go.
+#[derive(Debug)]
+pub struct Lock {
+    /// The open file description is what holds the lock.
+    _file: File,
+}
+
+/// The local (or mounted) file system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FsStorage;
+
+struct FsFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl StorageFile for FsFile {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(Error::io(&self.path))
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.file.sync_all().map_err(Error::io(&self.path))
+    }
+}
+
+impl Storage for FsStorage {
+    fn create(&self, path: &Path) -> Result<Box<dyn StorageFile>> {
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create_new(true)
+                .open(path)
+                .map_err(Error::io(path))?;
+            // A reaper may have seen the file between its creation and this lock. It unlinks under the
+            // lock, so once we hold it the link count tells whether the file is still there. A file
+            // system without locks has no reapers either.
+            let locked = file.lock().is_ok();
+            if !locked || file.metadata().map_err(Error::io(path))?.nlink() > 0 {
+                return Ok(Box::new(FsFile { file, path: path.to_owned() }));
+            }
+        }
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<()> {
+        fs::rename(from, to).map_err(Error::io(to))
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<()> {
+        let folder = File::open(path).map_err(Error::io(path))?;
+        match folder.sync_all() {
+            // Some network file systems cannot sync a folder and say so.
+            Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+            done => done.map_err(Error::io(path)),
+        }
+    }
+
+    fn create_dir_all(&self, path: &Path) -> Result<()> {
+        if path.as_os_str().is_empty() || path.is_dir() {
+            return Ok(());
+        }
+        let parent = path.parent().unwrap_or(Path::new(""));
+        self.create_dir_all(parent)?;
+        match fs::create_dir(path) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            Err(e) => Err(Error::io(path)(e)),
+            Ok(()) => self.sync_dir(if parent.as_os_str().is_empty() { Path::new(".") } else { parent }),
+        }
+    }
+
+    fn remove(&self, path: &Path) -> Result<()> {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            done => done.map_err(Error::io(path)),
+        }
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool> {
+        path.try_exists().map_err(Error::io(path))
+    }
+
+    fn file_len(&self, path: &Path) -> Result<u64> {
+        Ok(fs::metadata(path).map_err(Error::io(path))?.len())
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<String>> {
+        let entries = match fs::read_dir(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(Error::io(path))?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            // A name that is not UTF-8 is none of ours.
+            if let Ok(name) = entry.map_err(Error::io(path))?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        let mut bytes = Vec::new();
+        file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io(path))?;
+        if bytes.len() as u64 > limit {
+            return Err(Error::corrupt(path, format!("expected at most {limit} bytes, found more")));
+        }
+        Ok(bytes)
+    }
+
+    fn read_at(&self, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let file = File::open(path).map_err(Error::io(path))?;
+        file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
+            ErrorKind::UnexpectedEof => {
+                let end = offset.saturating_add(buffer.len() as u64);
+                Error::corrupt(path, format!("ends before byte {end}"))
+            }
+            _ => Error::io(path)(e),
+        })
+    }
+
+    fn lock(&self, path: &Path, wait: Wait) -> Result<Locking> {
+        loop {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(path)
+                .map_err(Error::io(path))?;
+            match wait {
+                Wait::Block if file.lock().is_err() => return Ok(Locking::Unsupported),
+                Wait::Block => {}
+                Wait::Try => match file.try_lock() {
+                    Ok(()) => {}
+                    Err(TryLockError::WouldBlock) => return Ok(Locking::Busy),
+                    Err(TryLockError::Error(_)) => return Ok(Locking::Unsupported),
+                },
+            }
+            // The last holder may have removed the file while we waited; a lock on a removed file
+            // excludes nobody.
+            if file.metadata().map_err(Error::io(path))?.nlink() > 0 {
+                return Ok(Locking::Held(Lock { _file: file }));
+            }
+        }
+    }
+
+    fn reap(&self, path: &Path) -> Result<bool> {
+        let file = match OpenOptions::new().read(true).write(true).open(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            file => file.map_err(Error::io(path))?,
+        };
+        // Without locks nobody can tell a dead writer's file from a live one's: leave it.
+        if file.try_lock().is_err() {
+            return Ok(false);
+        }
+        self.remove(path).map(|()| true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_live_writers_file_is_never_reaped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(".tmp-x");
+        let mut file = FsStorage.create(&path).unwrap();
+        file.append(b"alive").unwrap();
+        assert!(!FsStorage.reap(&path).unwrap());
+        assert!(path.exists());
+        drop(file);
+        assert!(FsStorage.reap(&path).unwrap());
+        assert!(!path.exists());
+        assert!(!FsStorage.reap(&path).unwrap());
+    }
+
+    #[test]
+    fn creation_is_exclusive_and_errors_carry_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        let _file = FsStorage.create(&path).unwrap();
+        let error = FsStorage.create(&path).err().unwrap().to_string();
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn a_lock_excludes_until_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(".lock");
+        let held = FsStorage.lock(&path, Wait::Try).unwrap();
+        assert!(matches!(held, Locking::Held(_)));
+        assert!(matches!(FsStorage.lock(&path, Wait::Try).unwrap(), Locking::Busy));
+        drop(held);
+        assert!(matches!(FsStorage.lock(&path, Wait::Block).unwrap(), Locking::Held(_)));
+    }
+
+    #[test]
+    fn reads_are_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        FsStorage.create(&path).unwrap().append(b"12345").unwrap();
+        assert_eq!(FsStorage.read(&path, 5).unwrap(), b"12345");
+        assert!(matches!(FsStorage.read(&path, 4), Err(Error::Corrupt { .. })));
+        let mut two = [0; 2];
+        FsStorage.read_at(&path, 3, &mut two).unwrap();
+        assert_eq!(&two, b"45");
+        assert!(matches!(FsStorage.read_at(&path, 4, &mut two), Err(Error::Corrupt { .. })));
+    }
+}
