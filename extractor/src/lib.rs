@@ -3,5 +3,7 @@
 //! What the features are used for is no business of this crate: its only way out is the store.
 
 pub mod error;
+pub mod image;
+pub mod resample;
 
 pub use error::{Error, Result};
