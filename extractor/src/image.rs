@@ -81,6 +81,14 @@ pub enum ImageError {
         /// Size of the decoded picture.
         found: Size,
     },
+    /// One of the sizes of a resize is empty.
+    #[error("resize from {from} to {to}: expected at least 1x1")]
+    NoPixels {
+        /// Size of the picture.
+        from: Size,
+        /// Size wanted.
+        to: Size,
+    },
     /// The file cannot be read.
     #[error("unreadable: {reason}")]
     Unreadable {

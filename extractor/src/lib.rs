@@ -4,6 +4,7 @@
 
 pub mod error;
 pub mod image;
+pub mod preprocess;
 pub mod resample;
 
 pub use error::{Error, Result};

@@ -7,7 +7,7 @@
 
 mod kernel;
 
-use crate::image::Picture;
+use crate::image::{ImageError, Picture};
 use crate::{Error, Result};
 use featcache_store::Size;
 use std::borrow::Cow;
@@ -70,11 +70,11 @@ const PRECISION_BITS: u32 = 32 - 8 - 2;
 /// The picture at `size`; borrowed where it has that size already, as Pillow copies it.
 ///
 /// # Errors
-/// [`Error::Invalid`] where `size` or the picture has no pixels.
-pub fn resize<'a>(picture: &'a Picture, size: Size, resampler: Resampler) -> Result<Cow<'a, Picture>> {
+/// [`ImageError::NoPixels`] where `size` or the picture has none.
+pub fn resize(picture: &Picture, size: Size, resampler: Resampler) -> Result<Cow<'_, Picture>, ImageError> {
     let from = picture.size;
     if [from.height, from.width, size.height, size.width].contains(&0) {
-        return Err(Error::invalid(format!("resize from {from} to {size}: expected at least 1x1")));
+        return Err(ImageError::NoPixels { from, to: size });
     }
     if from == size {
         return Ok(Cow::Borrowed(picture));
