@@ -1,0 +1,3 @@
+//! Metrics: the official definitions, to the last digit.
+
+pub mod mean_iou;

@@ -1,0 +1,3 @@
+//! Necks: what stands between a store's maps and a head.
+
+pub mod level_norm;
