@@ -1,1 +1,4 @@
 //! pipelines
+
+pub mod picture;
+pub mod scene;
