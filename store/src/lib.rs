@@ -6,10 +6,15 @@
 //! there and how they come back.
 
 pub mod block;
+mod canonical;
 pub mod error;
+#[cfg(test)]
+mod fixture;
 pub mod geometry;
 pub mod key;
+pub mod layout;
 pub mod listing;
+pub mod plan;
 pub mod recipe;
 pub mod staged;
 pub mod storage;
@@ -19,8 +24,10 @@ pub use block::{Block, DType};
 pub use error::{Error, Result};
 pub use geometry::{ResizeRule, Size};
 pub use key::{RowId, SampleKey};
+pub use layout::Layout;
 pub use listing::{Annotation, Category, ListedSample, Listing};
+pub use plan::{Bucket, DEFAULT_SHARD_BYTES, Place, Plan, PlanRow, Unit};
 pub use recipe::{BackboneSpec, Compute, Fingerprint, LevelSpec, Preprocess, Recipe};
 pub use staged::{Digest, Staged};
 pub use storage::{FsStorage, Storage, StorageFile};
-pub use view::ViewSpec;
+pub use view::{ViewGeometry, ViewSpec};

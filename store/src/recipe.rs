@@ -1,8 +1,10 @@
 //! What the features are. Two recipes with different fingerprints never mix.
 
-use crate::{DType, ResizeRule, ViewSpec};
+use crate::canonical::{canonical_json, first_difference, to_value};
+use crate::layout::check_name;
+use crate::{DType, Error, ResizeRule, Result, Size, ViewSpec};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Everything that the features of a sample depend on, apart from its pixels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -88,6 +90,94 @@ pub struct LevelSpec {
     pub norm: String,
 }
 
+impl Recipe {
+    /// Canonical JSON: keys sorted, no white space, numbers in their shortest exact form.
+    pub fn canonical_json(&self) -> String {
+        canonical_json(self)
+    }
+
+    /// BLAKE3 of the canonical JSON.
+    pub fn fingerprint(&self) -> Fingerprint {
+        Fingerprint(blake3::hash(self.canonical_json().as_bytes()).to_hex().to_string())
+    }
+
+    /// The first field in which two recipes differ: its path (`preprocess.resize.short`), this recipe's
+    /// value and the other's.
+    pub fn difference(&self, other: &Self) -> Option<(String, String, String)> {
+        first_difference(&to_value(self), &to_value(other))
+    }
+
+    /// The level of this name.
+    pub fn level(&self, name: &str) -> Option<&LevelSpec> {
+        self.levels.iter().find(|level| level.name == name)
+    }
+
+    /// Refuses a recipe from which no store can be made: no views or levels, names that are no path
+    /// components or occur twice, strides that do not divide the padding, statistics that are not finite.
+    pub fn check(&self) -> Result<()> {
+        let Preprocess { mean, std, pad_divisor, resize, .. } = &self.preprocess;
+        resize.check()?;
+        check_names("view", self.views.iter().map(|view| view.name.as_str()))?;
+        check_names("level", self.levels.iter().map(|level| level.name.as_str()))?;
+        if !mean.iter().all(|v| v.is_finite()) || !std.iter().all(|v| v.is_finite() && *v > 0.0) {
+            return Err(Error::invalid(format!(
+                "mean {mean:?} and std {std:?}: expected finite numbers, std above zero"
+            )));
+        }
+        if !(1..=MAX_PAD_DIVISOR).contains(pad_divisor) {
+            return Err(Error::invalid(format!(
+                "pad_divisor {pad_divisor}: expected 1 to {MAX_PAD_DIVISOR}"
+            )));
+        }
+        for level in &self.levels {
+            if level.stride == 0 || !pad_divisor.is_multiple_of(level.stride) {
+                return Err(Error::invalid(format!(
+                    "level {}: stride {} does not divide pad_divisor {pad_divisor}",
+                    level.name, level.stride
+                )));
+            }
+            if !(1..=MAX_CHANNELS).contains(&level.channels) {
+                return Err(Error::invalid(format!(
+                    "level {}: {} channels, expected 1 to {MAX_CHANNELS}",
+                    level.name, level.channels
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LevelSpec {
+    /// Cells of this level for a padded input of this size.
+    pub fn cells(&self, bucket: Size) -> Size {
+        let stride = self.stride.max(1);
+        Size::new(bucket.height / stride, bucket.width / stride)
+    }
+
+    /// `[h, w, c]` of one row of a bucket of this size.
+    pub fn shape(&self, bucket: Size) -> [usize; 3] {
+        let cells = self.cells(bucket);
+        [cells.height as usize, cells.width as usize, self.channels as usize]
+    }
+}
+
+const MAX_CHANNELS: u32 = 1 << 20;
+const MAX_PAD_DIVISOR: u32 = 4096;
+
+fn check_names<'a>(what: &str, names: impl ExactSizeIterator<Item = &'a str>) -> Result<()> {
+    if names.len() == 0 {
+        return Err(Error::invalid(format!("no {what}: expected at least one")));
+    }
+    let mut seen = BTreeSet::new();
+    for name in names {
+        check_name(what, name)?;
+        if !seen.insert(name) {
+            return Err(Error::invalid(format!("{what} {name:?} occurs twice")));
+        }
+    }
+    Ok(())
+}
+
 /// BLAKE3 of a recipe's canonical JSON, as 64 lowercase hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fingerprint(pub String);
@@ -95,5 +185,65 @@ pub struct Fingerprint(pub String);
 impl std::fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::recipe;
+
+    #[test]
+    fn fingerprints_follow_every_field_and_nothing_else() {
+        let ours = recipe();
+        assert_eq!(ours.fingerprint(), recipe().fingerprint());
+        let reread: Recipe = serde_json::from_str(&ours.canonical_json()).unwrap();
+        assert_eq!(reread, ours);
+        assert_eq!(reread.fingerprint(), ours.fingerprint());
+
+        let mut theirs = recipe();
+        theirs.preprocess.resize = ResizeRule::KeepRatio { short: 640, long: 1333 };
+        assert_ne!(ours.fingerprint(), theirs.fingerprint());
+        let (field, _, found) = ours.difference(&theirs).unwrap();
+        assert_eq!((field.as_str(), found.as_str()), ("preprocess.resize.long", "1333"));
+
+        let mut theirs = recipe();
+        theirs.backbone.weights_blake3 = "00".into();
+        assert_eq!(ours.difference(&theirs).unwrap().0, "backbone.weights_blake3");
+        let mut theirs = recipe();
+        theirs.levels.pop();
+        let (field, expected, found) = ours.difference(&theirs).unwrap();
+        assert_eq!((&*field, &*expected, &*found), ("levels", "[p2, p3]", "[p2]"));
+        assert_eq!(ours.difference(&ours), None);
+    }
+
+    #[test]
+    fn the_fingerprint_of_format_1_never_changes() {
+        // Stores in the world carry fingerprints: a change of canonical form is a change of format.
+        assert_eq!(
+            recipe().fingerprint().0,
+            "d6946908c2bfd457bfd80b73b0df88fe5ea01ccf45d61cbbc6f83de4d1750233",
+            "{}",
+            recipe().canonical_json()
+        );
+    }
+
+    #[test]
+    fn recipes_that_make_no_store_are_refused() {
+        recipe().check().unwrap();
+        let broken: [fn(&mut Recipe); 7] = [
+            |r| r.levels.clear(),
+            |r| r.views.clear(),
+            |r| r.levels[1].name = "p2".into(),
+            |r| r.levels[0].name = "../p2".into(),
+            |r| r.levels[0].stride = 5,
+            |r| r.levels[0].channels = 0,
+            |r| r.preprocess.std[0] = f64::NAN,
+        ];
+        for (i, damage) in broken.iter().enumerate() {
+            let mut recipe = recipe();
+            damage(&mut recipe);
+            assert!(matches!(recipe.check(), Err(Error::Invalid { .. })), "{i}");
+        }
     }
 }

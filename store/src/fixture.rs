@@ -1,0 +1,85 @@
+//! Small recipes, listings and features that the tests of this crate share. Compiled for tests only.
+
+use crate::listing::Label;
+use crate::{
+    Annotation, BackboneSpec, Category, Compute, LevelSpec, ListedSample, Listing, Preprocess, Recipe,
+    ResizeRule, SampleKey, Size, ViewSpec,
+};
+
+/// Two levels, two views, inputs of at most 64 pixels a side.
+pub(crate) fn recipe() -> Recipe {
+    let level = |name: &str, stride, channels| LevelSpec {
+        name: name.into(),
+        stride,
+        channels,
+        tap: format!("tap-{name}"),
+        norm: "none".into(),
+    };
+    Recipe {
+        backbone: BackboneSpec {
+            name: "fake".into(),
+            weights_blake3: "ab".repeat(32),
+            compute: Compute::Bf16,
+            options: [("window".to_owned(), "8".to_owned())].into(),
+        },
+        preprocess: Preprocess {
+            decoder: "libjpeg-turbo+png".into(),
+            exif_transpose: false,
+            resize: ResizeRule::KeepRatio { short: 32, long: 64 },
+            resampler: "pillow-bilinear-hv".into(),
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+            pad_divisor: 32,
+        },
+        views: vec![ViewSpec::named("base").unwrap(), ViewSpec::named("hflip").unwrap()],
+        levels: vec![level("p2", 4, 8), level("p3", 8, 16)],
+    }
+}
+
+/// `count` samples in two splits, three shapes, one in eleven unreadable; labels of both kinds.
+pub(crate) fn listing(count: usize) -> Listing {
+    let mut listing = Listing { dataset: "folder".into(), ..Listing::default() };
+    for i in 0..count {
+        let split = if i % 5 == 4 { "val" } else { "train" };
+        let key = SampleKey(format!("s{i:04}"));
+        let size = match i {
+            _ if i % 11 == 7 => Err("png: truncated header".to_owned()),
+            _ => Ok([Size::new(100, 150), Size::new(150, 100), Size::new(64, 64)][i % 3]),
+        };
+        listing.annotations.push(Annotation {
+            split: split.into(),
+            key: key.clone(),
+            id: Some(i as i64),
+            label: Label::Object {
+                category_id: 1 + (i % 2) as i64,
+                bbox: [1.5, 2.0, 3.0, i as f64],
+                area: 0.5,
+                iscrowd: i % 3 == 0,
+                segmentation: (i % 2 == 0).then(|| "[[1,2,3,4,5,6]]".to_owned()),
+            },
+        });
+        if i % 4 == 0 {
+            listing.annotations.push(Annotation {
+                split: split.into(),
+                key: key.clone(),
+                id: None,
+                label: Label::LabelMap { png: vec![i as u8; 100 + i] },
+            });
+        }
+        listing.samples.push(ListedSample {
+            split: split.into(),
+            source: format!("images/{key}.jpg"),
+            key,
+            image_id: Some(1000 + i as i64),
+            size,
+        });
+    }
+    for (id, name) in [(1, "wall"), (2, "sky")] {
+        listing.categories.push(Category {
+            id,
+            name: name.into(),
+            supercategory: (id == 1).then(|| "indoor".into()),
+        });
+    }
+    listing
+}
