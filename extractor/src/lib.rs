@@ -2,6 +2,7 @@
 //!
 //! What the features are used for is no business of this crate: its only way out is the store.
 
+pub mod dataset;
 pub mod error;
 pub mod image;
 pub mod preprocess;
