@@ -18,6 +18,7 @@ const RST0: u8 = 0xD0;
 const SOI: u8 = 0xD8;
 const EOI: u8 = 0xD9;
 const SOS: u8 = 0xDA;
+const DRI: u8 = 0xDD;
 const DHP: u8 = 0xDE;
 const APP1: u8 = 0xE1;
 
@@ -30,6 +31,8 @@ struct Head {
     components: u8,
     frame: u8,
     scan_components: u8,
+    /// The scan has restart markers, behind which decoding may go on.
+    restarts: bool,
     /// Offset of the first scan's marker.
     scan: usize,
     /// EXIF segments joined, as Pillow joins them, without their first `Exif\0\0`.
@@ -109,13 +112,18 @@ fn starved(
     if head.multi_scan() {
         return true;
     }
-    // One scan: its pixels may all be there and only the end marker missing. The entropy decoder takes
-    // up to 8 bytes ahead; Pillow is content if it never had to wait for them.
+    // One scan: Pillow is content once all its rows are there, whatever follows. They are if the scan
+    // ended at a marker inside the file ...
+    if !head.restarts && warning == "Corrupt JPEG data: premature end of data segment" {
+        return false;
+    }
+    // ... or if only the end marker is missing and the entropy decoder, which takes up to 8 bytes ahead,
+    // never had to wait for them.
     match decompress_with(&[0xFF, EOI]) {
         Outcome::Warned(warning) => warning
             .strip_prefix("Corrupt JPEG data: ")
-            .and_then(|rest| rest.split_once(" extraneous bytes"))
-            .and_then(|(count, _)| count.parse::<u64>().ok())
+            .and_then(|rest| rest.strip_suffix(" extraneous bytes before marker 0xd9"))
+            .and_then(|count| count.parse::<u64>().ok())
             .is_none_or(|count| count < 8),
         Outcome::Clean | Outcome::Failed(_) => true,
     }
@@ -125,6 +133,7 @@ fn starved(
 fn head(bytes: &[u8]) -> Result<Head, ImageError> {
     let mut frame: Option<(u8, Size, u8)> = None;
     let (mut exif, mut xmp) = (Vec::new(), Vec::new());
+    let mut restarts = false;
     let mut at = 2;
     loop {
         let (marker, found_at) =
@@ -141,6 +150,7 @@ fn head(bytes: &[u8]) -> Result<Head, ImageError> {
         at += 2 + body.len();
         match marker {
             DHT | DAC => {}
+            DRI => restarts = body.iter().any(|&b| b != 0),
             JPG | DHP => return Err(unsupported_frame(marker)),
             0xC0..=0xCF => {
                 let &[precision, h1, h0, w1, w0, components, ..] = body else {
@@ -171,7 +181,16 @@ fn head(bytes: &[u8]) -> Result<Head, ImageError> {
                 let (frame, size, components) =
                     frame.ok_or_else(|| ImageError::corrupt("a scan before any frame header"))?;
                 let scan_components = body.first().copied().unwrap_or(0);
-                return Ok(Head { size, components, frame, scan_components, scan: found_at, exif, xmp });
+                return Ok(Head {
+                    size,
+                    components,
+                    frame,
+                    scan_components,
+                    restarts,
+                    scan: found_at,
+                    exif,
+                    xmp,
+                });
             }
             _ => {}
         }

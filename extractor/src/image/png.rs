@@ -30,8 +30,10 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageErro
     let head = head(bytes, ExifRule::Ignore)?;
     limits.check_decoded(head.size, if head.interlaced { 3 + head.bytes_per_pixel() } else { 3 })?;
     let mut options = png::DecodeOptions::default();
-    // Checksums that Pillow checks are checked by `head`; those of image data it does not.
-    options.set_ignore_checksums(true);
+    // Pillow checks the chunks' checksums up to the image data, which `head` does, and for the image data
+    // only the one inside the stream.
+    options.set_ignore_crc(true);
+    options.set_ignore_adler32(false);
     options.set_ignore_text_chunk(true);
     options.set_ignore_iccp_chunk(true);
     let decoder = png::Decoder::new_with_options(Cursor::new(bytes), options);
