@@ -5,8 +5,12 @@
 //! samples exist ([`listing`], [`plan`]), how bytes lie on disk ([`block`], [`encoding`]), how they get
 //! there and how they come back.
 
+pub mod array;
 pub mod block;
 mod canonical;
+pub mod chunk;
+mod conversion;
+pub mod encoding;
 pub mod error;
 #[cfg(test)]
 mod fixture;
@@ -16,11 +20,16 @@ pub mod layout;
 pub mod listing;
 pub mod plan;
 pub mod recipe;
+pub mod shard;
+pub mod shard_index;
 pub mod staged;
 pub mod storage;
 pub mod view;
+pub mod zarr;
 
+pub use array::ArraySpec;
 pub use block::{Block, DType};
+pub use encoding::{Encoding, Encodings};
 pub use error::{Error, Result};
 pub use geometry::{ResizeRule, Size};
 pub use key::{RowId, SampleKey};
@@ -28,6 +37,8 @@ pub use layout::Layout;
 pub use listing::{Annotation, Category, ListedSample, Listing};
 pub use plan::{Bucket, DEFAULT_SHARD_BYTES, Place, Plan, PlanRow, Unit};
 pub use recipe::{BackboneSpec, Compute, Fingerprint, LevelSpec, Preprocess, Recipe};
+pub use shard::ShardWriter;
+pub use shard_index::ShardIndex;
 pub use staged::{Digest, Staged};
 pub use storage::{FsStorage, Storage, StorageFile};
 pub use view::{ViewGeometry, ViewSpec};

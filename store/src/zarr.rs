@@ -1,0 +1,143 @@
+//! The Zarr v3 documents of a store: groups, arrays, consolidated metadata; and the check that a document
+//! found on disk is the one that the store's spec implies. Reads and writes no files.
+
+use crate::array::ArraySpec;
+use crate::canonical::first_difference;
+use crate::{Error, Result};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// Name of every Zarr metadata document.
+pub const DOCUMENT: &str = "zarr.json";
+
+/// Document of a group without attributes.
+pub fn group_document() -> Value {
+    json!({ "zarr_format": 3, "node_type": "group", "attributes": {} })
+}
+
+/// Document of an array: shards of whole units, inner chunks of one band, crc32c on both. Rows without
+/// features have no chunks and read as NaN, which no reader can mistake for features.
+pub fn array_document(array: &ArraySpec) -> Value {
+    let little = json!({ "name": "bytes", "configuration": { "endian": "little" } });
+    let codecs = json!([little, { "name": "crc32c" }]);
+    let (height, width, channels) = (array.cells.height, array.cells.width, array.channels);
+    json!({
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [array.rows, height, width, channels],
+        "data_type": array.dtype.zarr_name(),
+        "chunk_grid": {
+            "name": "regular",
+            "configuration": { "chunk_shape": [array.unit_rows, height, width, channels] },
+        },
+        "chunk_key_encoding": { "name": "default", "configuration": { "separator": "." } },
+        "fill_value": "NaN",
+        "codecs": [{
+            "name": "sharding_indexed",
+            "configuration": {
+                "chunk_shape": [1, array.geometry.band_rows, width, channels],
+                "codecs": codecs,
+                "index_codecs": codecs,
+                "index_location": "end",
+            },
+        }],
+        "dimension_names": ["row", "height", "width", "channel"],
+        "attributes": {},
+    })
+}
+
+/// Every document below the root: folder relative to the store → document, for the arrays and for each
+/// group on the way to them.
+pub fn hierarchy<'a>(arrays: impl IntoIterator<Item = &'a ArraySpec>) -> BTreeMap<String, Value> {
+    let mut documents = BTreeMap::new();
+    for array in arrays {
+        for (end, _) in array.path.match_indices('/') {
+            documents.entry(array.path.chars().take(end).collect()).or_insert_with(group_document);
+        }
+        documents.insert(array.path.clone(), array_document(array));
+    }
+    documents
+}
+
+/// The root group: `spec` under `attributes.featcache`, and the hierarchy as consolidated metadata, so
+/// that a store can be browsed without listing files.
+pub fn root_document(spec: &Value, hierarchy: &BTreeMap<String, Value>) -> Value {
+    let metadata: Map<String, Value> = hierarchy.clone().into_iter().collect();
+    json!({
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": { "featcache": spec },
+        "consolidated_metadata": { "kind": "inline", "must_understand": false, "metadata": metadata },
+    })
+}
+
+/// A document as it is written: indented JSON with sorted keys and a final newline.
+pub fn document_bytes(document: &Value) -> Vec<u8> {
+    let mut sorted = document.clone();
+    // serde_json keeps insertion order if any crate of the build asks for that; equal stores must not
+    // depend on it.
+    sorted.sort_all_objects();
+    format!("{sorted:#}\n").into_bytes()
+}
+
+/// Parses a document found at `path`; [`Error::Corrupt`] if it is not JSON.
+pub fn parse_document(bytes: &[u8], path: &Path) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|e| Error::corrupt(path, format!("not JSON: {e}")))
+}
+
+/// Checks that the document found at `path` is the expected one; [`Error::Corrupt`] names the first field
+/// that differs, what was expected and what was found.
+pub fn check_document(path: &Path, expected: &Value, found: &Value) -> Result<()> {
+    match first_difference(expected, found) {
+        None => Ok(()),
+        Some((field, expected, found)) => {
+            Err(Error::corrupt(path, format!("field {field}: expected {expected}, found {found}")))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DType, Size};
+
+    fn array() -> ArraySpec {
+        let path = "features/val/base/64x64/p2".to_owned();
+        ArraySpec::new(path, 10, 4, Size::new(16, 16), 8, DType::Bf16).unwrap()
+    }
+
+    #[test]
+    fn every_group_on_the_way_has_a_document() {
+        let documents = hierarchy([&array()]);
+        let paths: Vec<_> = documents.keys().map(String::as_str).collect();
+        let up_to = ["features", "features/val", "features/val/base", "features/val/base/64x64"];
+        assert_eq!(paths, [&up_to[..], &["features/val/base/64x64/p2"]].concat());
+        let root = root_document(&json!({ "format": 1 }), &documents);
+        assert_eq!(root["consolidated_metadata"]["metadata"]["features"], group_document());
+        assert_eq!(parse_document(&document_bytes(&root), Path::new("x")).unwrap(), root);
+    }
+
+    #[test]
+    fn names_the_field_that_differs() {
+        let expected = array_document(&array());
+        assert!(check_document(Path::new("z"), &expected, &expected).is_ok());
+        let codec = "/codecs/0/configuration/index_location";
+        for (pointer, value, message) in [
+            ("/shape/0", json!(11), "field shape[0]: expected 10, found 11"),
+            ("/data_type", json!("float16"), "field data_type: expected bfloat16, found float16"),
+            (codec, json!("start"), "codecs[0].configuration.index_location: expected end"),
+            ("/fill_value", json!("x".repeat(999)), "…"),
+        ] {
+            let mut found = expected.clone();
+            *found.pointer_mut(pointer).unwrap() = value;
+            let error = check_document(Path::new("z"), &expected, &found).unwrap_err().to_string();
+            assert!(error.contains(message) && error.len() < 400, "{error}");
+        }
+        let mut found = expected.clone();
+        found["storage_transformers"] = json!([1]);
+        let error = check_document(Path::new("z"), &expected, &found).unwrap_err().to_string();
+        assert!(error.contains("storage_transformers: expected nothing"), "{error}");
+        assert!(check_document(Path::new("z"), &expected, &json!(null)).is_err());
+    }
+}
