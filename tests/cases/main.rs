@@ -1,4 +1,9 @@
 //! The one integration binary: each further one would be another slow link against libtorch.
 
+#![expect(clippy::unwrap_used, reason = "a case that cannot go on fails there and says where")]
+
+mod heads;
+mod loader;
+mod mean_iou;
 mod pictures;
 mod scenes;

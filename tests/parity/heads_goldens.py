@@ -182,7 +182,7 @@ def loss_of(main, auxiliary, y):
 
 
 def models(tensors):
-    maps = {n: draw(f"map.{n}", (BATCH, c, *s), -3, 5) for n, c, s in zip(LEVELS, CHANNELS, SIZES)}
+    maps = {n: draw(f"map.{n}", (BATCH, c, *s), -3, 5).double() for n, c, s in zip(LEVELS, CHANNELS, SIZES)}
     y = target()
     tensors["target"] = y
     for case, kind, norm, levels in [
@@ -193,25 +193,27 @@ def models(tensors):
     ]:
         model = Model(kind, norm, levels)
         fill(model)
-        model.eval()
+        # binary64: pooled 1x1 maps under group norm are so ill-conditioned that torch's own binary32
+        # gradients are 3e-4 away from these.
+        model.double().eval()
         with torch.no_grad():
-            tensors[f"{case}.eval"] = model(maps)[0].contiguous()
+            tensors[f"{case}.eval"] = model(maps)[0].float().contiguous()
         model.train()
         main, auxiliary = model(maps)
         loss = loss_of(main, auxiliary, y)
         loss.backward()
-        tensors[f"{case}.train"] = main.detach().contiguous()
+        tensors[f"{case}.train"] = main.detach().float().contiguous()
         if auxiliary is not None:
-            tensors[f"{case}.auxiliary"] = auxiliary.detach().contiguous()
-        tensors[f"{case}.loss"] = loss.detach().reshape(1)
+            tensors[f"{case}.auxiliary"] = auxiliary.detach().float().contiguous()
+        tensors[f"{case}.loss"] = loss.detach().float().reshape(1)
         for name, p in model.named_parameters():
             # A gradient by its norm and its projection on a vector that both sides know.
             direction = draw(f"direction.{name}", p.shape)
-            pair = [p.grad.double().norm(), (p.grad.double() * direction.double()).sum()]
+            pair = [p.grad.norm(), (p.grad * direction.double()).sum()]
             tensors[f"{case}.gradient.{name}"] = torch.tensor(pair, dtype=torch.float64)
         for name, b in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
-                tensors[f"{case}.buffer.{name}"] = b.clone()
+                tensors[f"{case}.buffer.{name}"] = b.float()
 
 
 def losses(tensors):

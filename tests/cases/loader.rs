@@ -1,0 +1,115 @@
+//! The order of rows and the loader that follows it.
+
+use featcache_heads::order::{Bijection, Order, OrderOptions, OrderRow};
+use featcache_heads::seed::Seed;
+use featcache_store::{RowId, Size};
+use std::collections::BTreeSet;
+
+fn options(seed: u64, batch: usize) -> OrderOptions {
+    OrderOptions { seed, batch, shuffle: true, drop_last: false }
+}
+
+/// `counts[i]` samples of size i, each with `views` rows of consecutive numbers.
+fn samples(counts: &[u64], views: u64) -> Vec<Vec<OrderRow>> {
+    let mut next = 0;
+    let mut all = Vec::new();
+    for (i, &count) in (1..).zip(counts) {
+        for _ in 0..count {
+            let rows = next..next + views;
+            next += views;
+            all.push(rows.map(|row| OrderRow { row: RowId(row), size: Size::new(32 * i, 64) }).collect());
+        }
+    }
+    all
+}
+
+#[test]
+fn bijections_are_bijections() {
+    for n in (0..70).chain([255, 256, 257, 1000, 4097]) {
+        for seed in 0..4 {
+            let bijection = Bijection::new(n, Seed(seed));
+            let images: BTreeSet<_> = (0..n).map(|i| bijection.get(i)).collect();
+            assert_eq!(images.len() as u64, n);
+            assert!(images.last().is_none_or(|&last| last < n));
+        }
+    }
+    let image = |seed| -> Vec<_> { (0..1000).map(|i| Bijection::new(1000, Seed(seed)).get(i)).collect() };
+    assert_ne!(image(1), image(2));
+    // A shuffle leaves about one element in its place and keeps few neighbours together.
+    let shuffled = image(1);
+    assert!((0..1000).filter(|&i| shuffled[i as usize] == i).count() < 8);
+    assert!(shuffled.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 1).count() < 12);
+}
+
+#[test]
+fn every_row_comes_once_an_epoch_in_batches_of_one_size() {
+    let counts = [7, 0, 16, 1, 33];
+    let order = Order::new(samples(&counts, 1), options(3, 8));
+    let mut epochs = Vec::new();
+    for number in 0..3 {
+        let epoch = order.epoch(number);
+        assert_eq!(epoch.len(), 1 + 2 + 1 + 5);
+        assert!(epoch.batch(epoch.len()).is_none());
+        let batches: Vec<_> = (0..epoch.len()).map(|i| epoch.batch(i).unwrap()).collect();
+        let mut rows: Vec<_> = batches.iter().flat_map(|batch| batch.rows.iter().map(|row| row.0)).collect();
+        let first = [0, 7, 7, 23, 24, 57];
+        for batch in &batches {
+            let bucket = (batch.size.height / 32 - 1) as usize;
+            assert!(batch.rows.iter().all(|row| (first[bucket]..first[bucket + 1]).contains(&row.0)));
+        }
+        epochs.push(rows.clone());
+        rows.sort_unstable();
+        assert!(rows.into_iter().eq(0..57));
+    }
+    assert_ne!(epochs[0], epochs[1]);
+    assert_ne!(epochs[1], epochs[2]);
+}
+
+#[test]
+fn any_batch_is_known_without_the_ones_before() {
+    let order = Order::new(samples(&[40, 9, 13], 2), options(5, 4));
+    let all = |order: &Order, number| -> Vec<_> {
+        let epoch = order.epoch(number);
+        (0..epoch.len()).map(|i| epoch.batch(i).unwrap()).collect()
+    };
+    let expected = all(&order, 6);
+    let again = Order::new(samples(&[40, 9, 13], 2), options(5, 4));
+    let epoch = again.epoch(6);
+    for i in (0..epoch.len()).rev() {
+        assert_eq!(epoch.batch(i).unwrap(), expected[i as usize]);
+    }
+    assert_ne!(expected, all(&Order::new(samples(&[40, 9, 13], 2), options(4, 4)), 6));
+}
+
+#[test]
+fn an_epoch_visits_one_view_of_each_sample() {
+    let order = Order::new(samples(&[100], 2), options(1, 16));
+    let views = |number| -> BTreeSet<_> {
+        let epoch = order.epoch(number);
+        (0..epoch.len()).flat_map(|i| epoch.batch(i).unwrap().rows).map(|row| row.0).collect()
+    };
+    let (first, second) = (views(0), views(1));
+    for rows in [&first, &second] {
+        assert_eq!(rows.iter().map(|row| row / 2).collect::<BTreeSet<_>>().len(), 100);
+        let mirrored = rows.iter().filter(|&row| row % 2 == 1).count();
+        assert!((30..=70).contains(&mirrored), "{mirrored} of 100 are the second view");
+    }
+    assert_ne!(first, second);
+}
+
+#[test]
+fn short_batches_are_dropped_on_demand() {
+    let options = OrderOptions { drop_last: true, ..options(1, 8) };
+    let epoch = Order::new(samples(&[7, 17], 1), options).epoch(0);
+    let sizes: Vec<_> = (0..epoch.len()).map(|i| epoch.batch(i).unwrap().rows.len()).collect();
+    assert_eq!(sizes, [8, 8]);
+    assert!(Order::new(samples(&[7], 1), options).epoch(0).is_empty());
+}
+
+#[test]
+fn evaluation_reads_in_row_order() {
+    let options = OrderOptions { shuffle: false, ..options(1, 3) };
+    let epoch = Order::new(samples(&[4, 2], 1), options).epoch(0);
+    let rows: Vec<_> = (0..epoch.len()).flat_map(|i| epoch.batch(i).unwrap().rows).map(|row| row.0).collect();
+    assert_eq!(rows, [0, 1, 2, 3, 4, 5]);
+}
