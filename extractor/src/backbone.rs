@@ -1,0 +1,137 @@
+//! Frozen backbones behind one trait, and the registry that knows them by name.
+//!
+//! A backbone turns pictures into a pyramid of maps, channels last, and says in data what it is: its levels,
+//! the sizes it divides, and everything its features depend on. It knows nothing of files of pictures, of
+//! datasets or of stores.
+
+mod fake;
+mod swin_v2;
+
+pub use fake::Fake;
+pub(crate) use swin_v2::kind_of;
+pub use swin_v2::{SwinV2, SwinV2Config};
+
+use crate::weights::WeightSource;
+use crate::{Error, Result};
+use featcache_store::{BackboneSpec, Compute, LevelSpec, Size};
+use tch::{Device, Tensor};
+
+/// A frozen network. One thread owns it and the device it lies on; no gradient ever flows through it.
+pub trait Backbone: Send {
+    /// What it is: everything that its features depend on apart from the pixels.
+    fn spec(&self) -> &BackboneSpec;
+
+    /// Its levels, finest first.
+    fn levels(&self) -> &[LevelSpec];
+
+    /// The pipeline pads inputs to multiples of this, so that every level has `H/stride × W/stride` cells.
+    fn divisor(&self) -> u32;
+
+    /// Where it lies and where its input must be.
+    fn device(&self) -> Device;
+
+    /// Number of weights.
+    fn parameters(&self) -> u64;
+
+    /// Floating-point operations of the matrix products of one picture's forward pass, a multiplication and
+    /// an addition counted as two. What is divided by time and by [`crate::gemm_peak::gemm_peak`] for the
+    /// share of the machine that a backbone uses.
+    fn flops(&self, input: Size) -> u64;
+
+    /// The levels of normalised pictures.
+    ///
+    /// `input` is `[n, 3, h, w]` binary32 on [`Self::device`]; the result has one `[n, h', w', c]` tensor a
+    /// level in the element type of the recipe's compute, contiguous. Fails with [`Error::Torch`] where
+    /// libtorch refuses (out of memory), and with [`Error::Invalid`] on an input of another rank.
+    fn forward(&self, input: &Tensor) -> Result<Vec<Tensor>>;
+}
+
+/// What a backbone is built with. What changes features is part of the recipe's options.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackboneOptions {
+    /// Arithmetic of the forward pass.
+    pub compute: Compute,
+    /// Where it runs.
+    pub device: Device,
+    /// Attention window in cells; the backbone's own by default.
+    pub window: Option<u32>,
+    /// Windows that the weights were trained with, per stage: they scale the position bias. The backbone's
+    /// own by default; 0 means the window in use.
+    pub pretrained_window: Option<[u32; 4]>,
+    /// A LayerNorm on the main branch after every so many blocks of a stage, 0 for none; the backbone's own
+    /// by default.
+    pub extra_norm_every: Option<u32>,
+    /// The coarsest level goes through the backbone's own final norm.
+    pub final_norm: bool,
+}
+
+impl Default for BackboneOptions {
+    fn default() -> Self {
+        Self {
+            compute: Compute::Bf16,
+            device: Device::Cpu,
+            window: None,
+            pretrained_window: None,
+            extra_norm_every: None,
+            final_norm: false,
+        }
+    }
+}
+
+/// What is known of a backbone before any weight is in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outline {
+    /// As [`Backbone::spec`].
+    pub spec: BackboneSpec,
+    /// As [`Backbone::levels`].
+    pub levels: Vec<LevelSpec>,
+    /// As [`Backbone::divisor`].
+    pub divisor: u32,
+    /// As [`Backbone::parameters`].
+    pub parameters: u64,
+}
+
+/// The registered names: `fake`, then SwinV2 by size.
+pub fn names() -> Vec<&'static str> {
+    std::iter::once(fake::NAME).chain(SwinV2Config::names()).collect()
+}
+
+/// The named backbone with its weights, ready on the options' device.
+pub fn build(name: &str, source: &WeightSource, options: &BackboneOptions) -> Result<Box<dyn Backbone>> {
+    if name == fake::NAME {
+        return Ok(Box::new(Fake::new(options.compute, options.device)));
+    }
+    let config = SwinV2Config::named(name).ok_or_else(|| unknown(name))?.with(options)?;
+    Ok(Box::new(SwinV2::load(config, source, options)?))
+}
+
+/// What [`build`] would give, without loading a weight. A weights file is matched and hashed.
+pub fn outline(name: &str, source: &WeightSource, options: &BackboneOptions) -> Result<Outline> {
+    if name == fake::NAME {
+        let fake = Fake::new(options.compute, Device::Cpu);
+        return Ok(Outline {
+            spec: fake.spec().clone(),
+            levels: fake.levels().to_vec(),
+            divisor: fake.divisor(),
+            parameters: 0,
+        });
+    }
+    let config = SwinV2Config::named(name).ok_or_else(|| unknown(name))?.with(options)?;
+    let parameters = config.parameters();
+    let weights = source.matched(&parameters)?;
+    Ok(Outline {
+        spec: config.spec(weights.blake3(&parameters)?, options),
+        levels: config.levels(options.final_norm),
+        divisor: swin_v2::DIVISOR,
+        parameters: parameters.iter().map(|p| p.elements() as u64).sum(),
+    })
+}
+
+/// The recipe's entry for the named backbone, as [`outline`] gives it.
+pub fn spec_of(name: &str, source: &WeightSource, options: &BackboneOptions) -> Result<BackboneSpec> {
+    outline(name, source, options).map(|outline| outline.spec)
+}
+
+fn unknown(name: &str) -> Error {
+    Error::Unknown { kind: "backbone", name: name.to_owned(), expected: names().join(", ") }
+}

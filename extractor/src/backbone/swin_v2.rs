@@ -1,0 +1,333 @@
+//! Swin Transformer V2 as a frozen backbone: four stages of windowed cosine attention, any input size.
+//!
+//! Sources: Microsoft's `swin_transformer_v2.py`, the SwinV2 paper (arXiv 2111.09883), checked against
+//! transformers and timm in `tests/cases/swin_v2.rs`. The levels are the stages' outputs before downsampling,
+//! not normalised: V2 normalises branches, and the main branch grows from block to block. Any input size
+//! works as in transformers: pixels are padded right and bottom to the patch, maps to the window inside
+//! attention and to even sizes before merging.
+//!
+//! On a CPU pictures of a batch are run one by one: features do not depend on the batch, to the last bit.
+
+mod attention;
+mod block;
+mod config;
+mod norm;
+mod patch_embedding;
+mod patch_merging;
+mod position_bias;
+mod window_layout;
+
+pub use config::SwinV2Config;
+
+use super::{Backbone, BackboneOptions};
+use crate::weights::{Parameter, WeightSource, Weights};
+use crate::{Error, Result};
+use attention::Attention;
+use block::Block;
+use featcache_store::{BackboneSpec, Compute, LevelSpec, Size};
+use norm::Norm;
+use patch_embedding::PatchEmbedding;
+use patch_merging::PatchMerging;
+use position_bias::{BiasCache, PositionBias};
+use std::cell::RefCell;
+use tch::{Device, Kind, TchError, Tensor};
+use window_layout::WindowLayout;
+
+/// Padding inputs to multiples of the coarsest stride keeps every map whole.
+pub(crate) const DIVISOR: u32 = 32;
+/// Layouts kept: four stages of a few input sizes. Pictures come in buckets of one size.
+const KEPT_LAYOUTS: usize = 16;
+
+/// Element type of a compute.
+pub(crate) fn kind_of(compute: Compute) -> Kind {
+    match compute {
+        Compute::Fp32 => Kind::Float,
+        Compute::Bf16 => Kind::BFloat16,
+    }
+}
+
+/// A SwinV2 with its weights on a device.
+#[derive(Debug)]
+pub struct SwinV2 {
+    config: SwinV2Config,
+    spec: BackboneSpec,
+    levels: Vec<LevelSpec>,
+    device: Device,
+    kind: Kind,
+    parameters: u64,
+    embedding: PatchEmbedding,
+    stages: Vec<Stage>,
+    final_norm: Option<Norm>,
+    biases: RefCell<BiasCache>,
+    layouts: RefCell<Vec<(LayoutKey, WindowLayout)>>,
+}
+
+#[derive(Debug)]
+struct Stage {
+    blocks: Vec<Block>,
+    merging: Option<PatchMerging>,
+}
+
+/// What a layout depends on: pictures, map, and the stage, whose width sets the slices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LayoutKey {
+    pictures: u32,
+    map: Size,
+    stage: usize,
+}
+
+impl SwinV2 {
+    /// Reads or draws the weights of a configuration. Fails with [`Error::Weights`] where a file does not
+    /// have them all.
+    pub fn load(config: SwinV2Config, source: &WeightSource, options: &BackboneOptions) -> Result<Self> {
+        let parameters = config.parameters();
+        let weights = source.matched(&parameters)?;
+        let spec = config.spec(weights.blake3(&parameters)?, options);
+        let device = options.device;
+        let kind = kind_of(options.compute);
+        let loader = Loader { weights: &weights, parameters: &parameters, kind, device };
+        let _guard = tch::no_grad_guard();
+        let embedding = PatchEmbedding {
+            weight: loader.take("patch_embed.proj.weight")?.f_flatten(1, -1).map_err(loading())?,
+            bias: loader.take("patch_embed.proj.bias")?,
+            norm: loader.norm("patch_embed.norm")?,
+        };
+        let mut stages = Vec::with_capacity(4);
+        let mut block_number = 0;
+        for stage in 0..4 {
+            let mut blocks = Vec::with_capacity(config.depths[stage]);
+            for block in 0..config.depths[stage] {
+                blocks.push(loader.block(&config, stage, block, block_number)?);
+                block_number += 1;
+            }
+            let merging = if stage < 3 {
+                let name = format!("layers.{stage}.downsample");
+                Some(PatchMerging {
+                    weight: loader.take(&format!("{name}.reduction.weight"))?,
+                    norm: loader.norm(&format!("{name}.norm"))?,
+                })
+            } else {
+                None
+            };
+            stages.push(Stage { blocks, merging });
+        }
+        let final_norm = if options.final_norm { Some(loader.norm("norm")?) } else { None };
+        // The CPU's attention adds a binary32 bias to bfloat16 products; other devices want one type.
+        let bias_kind = if device == Device::Cpu { Kind::Float } else { kind };
+        Ok(Self {
+            levels: config.levels(options.final_norm),
+            parameters: parameters.iter().map(|p| p.elements() as u64).sum(),
+            config,
+            spec,
+            device,
+            kind,
+            embedding,
+            stages,
+            final_norm,
+            biases: RefCell::new(BiasCache::new(device, bias_kind)),
+            layouts: RefCell::new(Vec::new()),
+        })
+    }
+
+    /// All levels of `pictures` `[n, 3, h, w]`, run together.
+    fn run(&self, pictures: &Tensor) -> Result<Vec<Tensor>, TchError> {
+        let (n, _, height, width) = pictures.size4()?;
+        let patch = i64::from(config::PATCH);
+        let mut map = Size::new(((height + patch - 1) / patch) as u32, ((width + patch - 1) / patch) as u32);
+        let mut x = self.embedding.forward(pictures, self.kind)?; // [n·h·w, c], rows
+        let mut levels = Vec::with_capacity(self.stages.len());
+        for (number, stage) in self.stages.iter().enumerate() {
+            let key = LayoutKey { pictures: n as u32, map, stage: number };
+            x = self.with_layout(key, |layout| self.run_stage(stage, layout, x))?;
+            let shape = [n, i64::from(map.height), i64::from(map.width), self.config.width(number) as i64];
+            let level = x.f_view(shape)?;
+            if let Some(merging) = &stage.merging {
+                x = merging.forward(&level)?;
+                map = Size::new(map.height.div_ceil(2), map.width.div_ceil(2));
+                levels.push(level);
+            } else {
+                levels.push(match &self.final_norm {
+                    Some(norm) => norm.forward(&level)?,
+                    None => level,
+                });
+                x = Tensor::new();
+            }
+        }
+        Ok(levels)
+    }
+
+    /// The blocks of a stage; `x` comes and goes as row-major cells `[n·h·w, d]`.
+    fn run_stage(&self, stage: &Stage, layout: &WindowLayout, x: Tensor) -> Result<Tensor, TchError> {
+        let gather = |x: Tensor, index: &Option<Tensor>| match index {
+            Some(index) => x.f_index_select(0, index),
+            None => Ok(x),
+        };
+        let mut x = gather(x, &layout.rows_to_plain)?;
+        let mut shifted = false;
+        for (number, block) in stage.blocks.iter().enumerate() {
+            let shift = number % 2 == 1 && layout.shift > 0;
+            x = match (shifted, shift) {
+                (false, true) => gather(x, &layout.plain_to_shifted)?,
+                (true, false) => gather(x, &layout.shifted_to_plain)?,
+                _ => x,
+            };
+            shifted = shift;
+            let order = if shift { &layout.shifted } else { &layout.plain };
+            block.forward(&x, layout.window, order, &self.biases)?;
+        }
+        gather(x, if shifted { &layout.shifted_to_rows } else { &layout.plain_to_rows })
+    }
+
+    fn with_layout<T>(&self, key: LayoutKey, then: impl FnOnce(&WindowLayout) -> T) -> T {
+        let mut layouts = self.layouts.borrow_mut();
+        let at = layouts.iter().position(|(k, _)| *k == key).unwrap_or_else(|| {
+            if layouts.len() == KEPT_LAYOUTS {
+                let _ = layouts.remove(0);
+            }
+            let cells = self.slice_cells(key.stage);
+            let layout = WindowLayout::new(key.pictures, key.map, self.config.window, cells, self.device);
+            layouts.push((key, layout));
+            layouts.len() - 1
+        });
+        then(&layouts[at].1)
+    }
+
+    /// Cells worked on together. On a CPU the hidden layer of a slice is to stay in cache; a GPU wants large
+    /// products, and gets what a bounded share of its memory allows.
+    fn slice_cells(&self, stage: usize) -> usize {
+        let hidden_bytes = 4 * self.config.width(stage) * self.kind.elt_size_in_bytes();
+        match self.device {
+            Device::Cpu => (CPU_SLICE_BYTES / hidden_bytes).max(CPU_SLICE_CELLS),
+            _ => (GPU_SLICE_BYTES / hidden_bytes).max(CPU_SLICE_CELLS),
+        }
+    }
+}
+
+/// Bytes of a slice's hidden layer on a CPU (measured: flat between 2 and 16 MiB).
+const CPU_SLICE_BYTES: usize = 4 << 20;
+/// Cells below which a matrix product does not reach the CPU's speed.
+const CPU_SLICE_CELLS: usize = 1024;
+/// Bytes of a slice's hidden layer on a GPU.
+const GPU_SLICE_BYTES: usize = 1 << 30;
+
+impl Backbone for SwinV2 {
+    fn spec(&self) -> &BackboneSpec {
+        &self.spec
+    }
+
+    fn levels(&self) -> &[LevelSpec] {
+        &self.levels
+    }
+
+    fn divisor(&self) -> u32 {
+        DIVISOR
+    }
+
+    fn device(&self) -> Device {
+        self.device
+    }
+
+    fn parameters(&self) -> u64 {
+        self.parameters
+    }
+
+    fn flops(&self, input: Size) -> u64 {
+        self.config.flops(input)
+    }
+
+    fn forward(&self, input: &Tensor) -> Result<Vec<Tensor>> {
+        let shape = input.size();
+        let n = match shape[..] {
+            [n, 3, h, w] if n > 0 && h > 0 && w > 0 => n,
+            _ => return Err(Error::invalid(format!("input of shape {shape:?}, expected [n, 3, h, w]"))),
+        };
+        let torch = Error::torch("run SwinV2");
+        let _guard = tch::no_grad_guard();
+        if self.device != Device::Cpu || n <= 1 {
+            return self.run(input).map_err(torch);
+        }
+        let one_by_one = || -> Result<Vec<Tensor>, TchError> {
+            let pictures = (0..n).map(|i| self.run(&input.f_narrow(0, i, 1)?));
+            let pictures = pictures.collect::<Result<Vec<_>, TchError>>()?;
+            (0..self.levels.len())
+                .map(|level| Tensor::f_cat(&pictures.iter().map(|p| &p[level]).collect::<Vec<_>>(), 0))
+                .collect()
+        };
+        one_by_one().map_err(torch)
+    }
+}
+
+fn loading() -> impl FnOnce(TchError) -> Error {
+    Error::torch("load SwinV2")
+}
+
+/// Takes parameters by name, in the form that the forward pass wants.
+struct Loader<'a> {
+    weights: &'a Weights,
+    parameters: &'a [Parameter],
+    kind: Kind,
+    device: Device,
+}
+
+impl Loader<'_> {
+    fn take(&self, name: &str) -> Result<Tensor> {
+        self.take_as(name, self.kind)
+    }
+
+    fn take_as(&self, name: &str, kind: Kind) -> Result<Tensor> {
+        let parameter = self
+            .parameters
+            .iter()
+            .find(|p| p.name == name)
+            .ok_or_else(|| Error::invalid(format!("parameter {name} is not in the configuration")))?;
+        self.weights.tensor(parameter, kind, self.device)
+    }
+
+    fn norm(&self, name: &str) -> Result<Norm> {
+        let kind = if self.device == Device::Cpu { Kind::Float } else { self.kind };
+        Ok(Norm {
+            weight: self.take_as(&format!("{name}.weight"), kind)?,
+            bias: self.take_as(&format!("{name}.bias"), kind)?,
+        })
+    }
+
+    fn block(&self, config: &SwinV2Config, stage: usize, block: usize, number: usize) -> Result<Block> {
+        let name = format!("layers.{stage}.blocks.{block}");
+        let of = |rest: &str| format!("{name}.{rest}");
+        let heads = config.heads[stage] as i64;
+        let float = |rest: &str| self.take_as(&of(rest), Kind::Float);
+        let q_bias = self.take(&of("attn.q_bias"))?;
+        let v_bias = self.take(&of("attn.v_bias"))?;
+        let qkv_bias = || Tensor::f_cat(&[&q_bias, &q_bias.f_zeros_like()?, &v_bias], 0);
+        let logit_scale = float("attn.logit_scale")?;
+        let scale = || {
+            let tau = logit_scale.f_view([1, heads, 1])?.f_clamp_max(100f64.ln())?.f_exp()?;
+            Tensor::f_cat(&[&tau, &tau.f_ones_like()?], 0) // [2, heads, 1]
+        };
+        Ok(Block {
+            attention: Attention {
+                heads,
+                qkv_weight: self.take(&of("attn.qkv.weight"))?,
+                qkv_bias: qkv_bias().map_err(loading())?,
+                scale: scale().map_err(loading())?,
+                proj_weight: self.take(&of("attn.proj.weight"))?,
+                proj_bias: self.take(&of("attn.proj.bias"))?,
+                position_bias: PositionBias {
+                    pretrained_window: config.pretrained_window[stage],
+                    hidden_weight: float("attn.cpb_mlp.0.weight")?,
+                    hidden_bias: float("attn.cpb_mlp.0.bias")?,
+                    head_weight: float("attn.cpb_mlp.2.weight")?,
+                    tables: Default::default(),
+                },
+                block: number,
+            },
+            norm1: self.norm(&of("norm1"))?,
+            fc1_weight: self.take(&of("mlp.fc1.weight"))?,
+            fc1_bias: self.take(&of("mlp.fc1.bias"))?,
+            fc2_weight: self.take(&of("mlp.fc2.weight"))?,
+            fc2_bias: self.take(&of("mlp.fc2.bias"))?,
+            norm2: self.norm(&of("norm2"))?,
+            norm3: if config.has_extra_norm(block) { Some(self.norm(&of("norm3"))?) } else { None },
+        })
+    }
+}

@@ -1,0 +1,156 @@
+//! The log-spaced continuous position bias, folded: one table a window, gathered into `[heads, W², W²]`.
+//!
+//! SwinV2 paper §3.3 and Microsoft's code: offsets Δ ∈ [−(W−1), W−1]² of query minus key, (row, column), are
+//! scaled `t = 8Δ / (Wp − 1)` with the pretrained window Wp, `t ← sign(t) · log2(|t| + 1) / log2(8)`, and
+//! `bias = 16 · sigmoid(MLP(t))`. The network runs once a window and block; what stays is a table of
+//! `(2W−1)²` rows. The gathered bias is large (134 MB a block for G at window 32), so it is kept only under a
+//! budget of bytes for the whole backbone and gathered anew otherwise.
+
+use super::window_layout::Mask;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Bytes of gathered biases kept by one backbone.
+pub(crate) const KEPT_BIAS_BYTES: usize = 256 << 20;
+/// What a masked pair's logit is lowered by (Microsoft; Hugging Face lowers twice, with the same result).
+const MASKED: f32 = -100.0;
+
+/// The position-bias network of one block.
+#[derive(Debug)]
+pub(crate) struct PositionBias {
+    /// Trained window, 0 for the window in use.
+    pub(crate) pretrained_window: u32,
+    /// `[512, 2]`, `[512]`, `[heads, 512]`, binary32.
+    pub(crate) hidden_weight: Tensor,
+    pub(crate) hidden_bias: Tensor,
+    pub(crate) head_weight: Tensor,
+    /// By window: `[heads, (2W−1)²]`.
+    pub(crate) tables: RefCell<HashMap<u32, Tensor>>,
+}
+
+impl PositionBias {
+    /// `[heads, (2W−1)²]`, binary32.
+    fn table(&self, window: u32) -> Result<Tensor, TchError> {
+        if let Some(table) = self.tables.borrow().get(&window) {
+            return Ok(table.shallow_clone());
+        }
+        let device = self.hidden_weight.device();
+        let coordinates = coordinates(window, self.pretrained_window);
+        let hidden = Tensor::from_slice(&coordinates)
+            .f_view([-1, 2])?
+            .f_to_device(device)?
+            .f_linear(&self.hidden_weight, Some(&self.hidden_bias))?
+            .f_relu()?; // [(2W−1)², 512]
+        let table = hidden
+            .f_linear(&self.head_weight, None::<Tensor>)? // [(2W−1)², heads]
+            .f_sigmoid()?
+            .f_mul_scalar(16.0)?
+            .f_transpose(0, 1)?
+            .f_contiguous()?; // [heads, (2W−1)²]
+        self.tables.borrow_mut().insert(window, table.shallow_clone());
+        Ok(table)
+    }
+}
+
+/// `(2W−1)²` pairs (row, column) of scaled, log-spaced offsets.
+fn coordinates(window: u32, pretrained: u32) -> Vec<f32> {
+    let reach = if pretrained > 0 { pretrained } else { window };
+    // A window of one cell has the one offset 0 and nothing to scale by.
+    let divisor = reach.saturating_sub(1).max(1) as f32;
+    let axis: Vec<f32> = (-(i64::from(window) - 1)..i64::from(window))
+        .map(|offset| {
+            let t = offset as f32 / divisor * 8.0;
+            if t == 0.0 { 0.0 } else { t.signum() * (t.abs() + 1.0).log2() / 3.0 }
+        })
+        .collect();
+    axis.iter().flat_map(|&row| axis.iter().flat_map(move |&column| [row, column])).collect()
+}
+
+/// Gathered biases of one backbone, kept while they fit.
+#[derive(Debug)]
+pub(crate) struct BiasCache {
+    device: Device,
+    /// Element type that attention takes its bias in.
+    kind: Kind,
+    kept_bytes: usize,
+    /// By block number, window and mask: `[1, heads, W², W²]`.
+    kept: HashMap<(usize, u32, Mask), Tensor>,
+    /// By window: `[W⁴]` rows of the table. Two windows are enough for maps of one size.
+    indices: Vec<(u32, Tensor)>,
+}
+
+impl BiasCache {
+    pub(crate) fn new(device: Device, kind: Kind) -> Self {
+        Self { device, kind, kept_bytes: 0, kept: HashMap::new(), indices: Vec::new() }
+    }
+
+    /// `[1, heads, W², W²]` of block number `block`, mask included.
+    pub(crate) fn bias(
+        &mut self,
+        block: usize,
+        bias: &PositionBias,
+        window: u32,
+        mask: Mask,
+    ) -> Result<Tensor, TchError> {
+        if let Some(kept) = self.kept.get(&(block, window, mask)) {
+            return Ok(kept.shallow_clone());
+        }
+        let table = bias.table(window)?;
+        let cells = i64::from(window * window);
+        let heads = table.size().first().copied().unwrap_or(0);
+        let mut gathered = table.f_index_select(1, &self.index(window)?)?.f_view([1, heads, cells, cells])?;
+        if mask != Mask::None {
+            let mask = Tensor::from_slice(&masked(window, mask)).f_view([cells, cells])?;
+            let _ = gathered.f_add_(&mask.f_to_device(self.device)?)?;
+        }
+        let gathered = gathered.f_to_kind(self.kind)?;
+        let bytes = gathered.numel() * self.kind.elt_size_in_bytes();
+        if self.kept_bytes + bytes <= KEPT_BIAS_BYTES {
+            self.kept_bytes += bytes;
+            self.kept.insert((block, window, mask), gathered.shallow_clone());
+        }
+        Ok(gathered)
+    }
+
+    fn index(&mut self, window: u32) -> Result<Tensor, TchError> {
+        if let Some((_, index)) = self.indices.iter().find(|(w, _)| *w == window) {
+            return Ok(index.shallow_clone());
+        }
+        let side = i64::from(window);
+        let (reach, row) = (side - 1, 2 * side - 1);
+        let mut index = Vec::with_capacity((side * side * side * side) as usize);
+        for query in 0..side * side {
+            for key in 0..side * side {
+                let down = query / side - key / side + reach;
+                let across = query % side - key % side + reach;
+                index.push(down * row + across);
+            }
+        }
+        let index = Tensor::from_slice(&index).f_to_device(self.device)?;
+        if self.indices.len() == 2 {
+            let _ = self.indices.remove(0);
+        }
+        self.indices.push((window, index.shallow_clone()));
+        Ok(index)
+    }
+}
+
+/// `W² · W²` values: 0 where query and key were neighbours before rolling by W/2, −100 where not.
+fn masked(window: u32, mask: Mask) -> Vec<f32> {
+    let seam = window - window / 2;
+    let side = |place: u32| {
+        let (y, x) = (place / window >= seam, place % window >= seam);
+        match mask {
+            Mask::None => (false, false),
+            Mask::Columns => (false, x),
+            Mask::Rows => (y, false),
+            Mask::Both => (y, x),
+        }
+    };
+    let cells = window * window;
+    (0..cells)
+        .flat_map(|query| (0..cells).map(move |key| (query, key)))
+        .map(|(query, key)| if side(query) == side(key) { 0.0 } else { MASKED })
+        .collect()
+}
