@@ -117,14 +117,15 @@ fn starved(
     if !head.restarts && warning == "Corrupt JPEG data: premature end of data segment" {
         return false;
     }
-    // ... or if only the end marker is missing and the entropy decoder, which takes up to 8 bytes ahead,
-    // never had to wait for them.
-    match decompress_with(&[0xFF, EOI]) {
+    // ... or if only the end marker is missing and the entropy decoder, which takes some bytes ahead, did
+    // not ask for more than the file has: then all of a padding behind the file is left over.
+    const PADDING: usize = 16;
+    match decompress_with(&[&[0; PADDING][..], &[0xFF, EOI]].concat()) {
         Outcome::Warned(warning) => warning
             .strip_prefix("Corrupt JPEG data: ")
             .and_then(|rest| rest.strip_suffix(" extraneous bytes before marker 0xd9"))
-            .and_then(|count| count.parse::<u64>().ok())
-            .is_none_or(|count| count < 8),
+            .and_then(|count| count.parse::<usize>().ok())
+            .is_none_or(|count| count < PADDING),
         Outcome::Clean | Outcome::Failed(_) => true,
     }
 }

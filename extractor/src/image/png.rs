@@ -28,7 +28,7 @@ pub(super) fn header(bytes: &[u8], rule: ExifRule, extent: Extent) -> Result<Hea
 /// Decodes a PNG to RGB.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
     let head = head(bytes, ExifRule::Ignore)?;
-    limits.check_decoded(head.size, if head.interlaced { 3 + head.bytes_per_pixel() } else { 3 })?;
+    limits.check_decoded(head.size, 3)?;
     let mut options = png::DecodeOptions::default();
     // Pillow checks the chunks' checksums up to the image data, which `head` does, and for the image data
     // only the one inside the stream.
@@ -54,25 +54,33 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageErro
         palette: info.palette.as_deref().unwrap_or_default().to_vec(),
     };
     let mut rgb = vec![0; h * w * 3];
-    if head.interlaced {
-        let bytes =
-            reader.output_buffer_size().ok_or_else(|| ImageError::corrupt("a size that overflows"))?;
-        let mut packed = vec![0; bytes];
-        let frame = reader.next_frame(&mut packed).map_err(failed)?;
-        for (row, out) in packed.chunks(frame.line_size.max(1)).zip(rgb.chunks_mut(3 * w)) {
-            expand.row(row, out);
-        }
-    } else {
-        for out in rgb.chunks_mut(3 * w) {
+    // Rows are asked for one by one, and no more than there are: what follows the last one is not read.
+    let mut expanded = vec![0; w * 3];
+    for (x0, y0, dx, dy) in if head.interlaced { ADAM7.as_slice() } else { &[(0, 0, 1, 1)] } {
+        let columns = w.saturating_sub(*x0).div_ceil(*dx);
+        for y in (*y0..h).step_by(*dy).filter(|_| columns > 0) {
             let row = reader
                 .next_row()
                 .map_err(failed)?
                 .ok_or_else(|| ImageError::truncated("the image data ends early"))?;
-            expand.row(row.data(), out);
+            let out = &mut rgb[3 * w * y..3 * w * (y + 1)];
+            if *dx == 1 {
+                expand.row(row.data(), out);
+                continue;
+            }
+            expand.row(row.data(), &mut expanded[..3 * columns]);
+            for (column, pixel) in expanded.as_chunks::<3>().0[..columns].iter().enumerate() {
+                let at = 3 * (x0 + column * dx);
+                out[at..at + 3].copy_from_slice(pixel);
+            }
         }
     }
     Ok(Picture { size: head.size, rgb })
 }
+
+/// First column, first row, column step and row step of each pass of an interlaced picture.
+const ADAM7: [(usize, usize, usize, usize); 7] =
+    [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)];
 
 fn failed(error: png::DecodingError) -> ImageError {
     match error {
@@ -144,31 +152,16 @@ fn bits(packed: &[u8], x: usize, depth: BitDepth) -> u8 {
 /// What stands around the image data.
 struct Head {
     size: Size,
-    depth: u8,
-    color: u8,
     interlaced: bool,
     exif: Vec<u8>,
     xmp: Vec<u8>,
-}
-
-impl Head {
-    /// Bytes of a pixel as stored, rounded up.
-    fn bytes_per_pixel(&self) -> u64 {
-        let samples = match self.color {
-            2 => 3,
-            4 => 2,
-            6 => 4,
-            _ => 1,
-        };
-        (samples * u64::from(self.depth)).div_ceil(8)
-    }
 }
 
 /// Walks the chunks up to the image data, and behind it where the EXIF tag may stand there.
 fn head(bytes: &[u8], rule: ExifRule) -> Result<Head, ImageError> {
     let mut at = SIGNATURE;
     let (kind, body) = chunk(bytes, &mut at)?;
-    let &[w3, w2, w1, w0, h3, h2, h1, h0, depth, color, _, _, interlace, ..] = body else {
+    let &[w3, w2, w1, w0, h3, h2, h1, h0, _, _, _, _, interlace, ..] = body else {
         return Err(ImageError::corrupt(format!("an image header of {} bytes, expected 13", body.len())));
     };
     if kind != *b"IHDR" {
@@ -176,7 +169,7 @@ fn head(bytes: &[u8], rule: ExifRule) -> Result<Head, ImageError> {
     }
     let size = Size::new(u32::from_be_bytes([h3, h2, h1, h0]), u32::from_be_bytes([w3, w2, w1, w0]));
     let (exif, xmp) = (Vec::new(), Vec::new());
-    let mut head = Head { size, depth, color, interlaced: interlace != 0, exif, xmp };
+    let mut head = Head { size, interlaced: interlace != 0, exif, xmp };
     loop {
         if bytes.get(at + 4..at + 8) == Some(b"IDAT") {
             break;
