@@ -2,8 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a case that cannot go on fails there and says where")]
 
+mod broken_images;
+mod datasets;
 mod heads;
 mod loader;
 mod mean_iou;
 mod pictures;
+mod pixels;
 mod scenes;
