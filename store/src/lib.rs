@@ -24,6 +24,7 @@ pub mod shard;
 pub mod shard_index;
 pub mod staged;
 pub mod storage;
+pub mod table;
 pub mod view;
 pub mod zarr;
 

@@ -1,0 +1,190 @@
+//! `units/…/<k>.parquet`: the commit record of a unit. Its presence makes the unit's shards part of the
+//! store; it says what became of every row and what the shards' bytes are.
+
+use super::{Table, TableWriter, batch, column, properties, schema};
+use crate::staged::Staged;
+use crate::storage::Storage;
+use crate::{Error, Result};
+use arrow_array::{Array, StringViewArray, UInt64Array};
+use arrow_schema::DataType;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::Arc;
+
+const COLUMNS: [(&str, DataType, bool); 5] = [
+    ("row", DataType::UInt64, false),
+    ("key", DataType::Utf8View, false),
+    ("status", DataType::Utf8View, false),
+    ("error", DataType::Utf8View, true),
+    ("source_blake3", DataType::Utf8View, true),
+];
+
+/// Key of the JSON document in the file's metadata.
+const METADATA_KEY: &str = "featcache";
+
+pub(crate) const OK: &str = "ok";
+pub(crate) const FAILED: &str = "failed";
+
+/// A unit's commit record.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// What the file's metadata holds.
+    pub header: RecordHeader,
+    /// One entry a row, in row order.
+    pub rows: Vec<RecordRow>,
+}
+
+/// The `featcache` document in a record's metadata.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordHeader {
+    /// Format of the store.
+    pub format: u32,
+    /// `split/view/HxW/k`.
+    pub unit: String,
+    /// The unit's shards, in the order of their levels.
+    pub files: Vec<FileEntry>,
+}
+
+/// A file of a store.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Path relative to the store, `/`-separated.
+    pub path: String,
+    /// Length.
+    pub bytes: u64,
+    /// BLAKE3 of the whole file, lowercase hex.
+    pub blake3: String,
+}
+
+/// What became of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordRow {
+    /// Row of the bucket's arrays.
+    pub row: u64,
+    /// The sample's key.
+    pub key: String,
+    /// Why there are no features, if there are none.
+    pub error: Option<String>,
+    /// BLAKE3 of the source file, lowercase hex, if it could be read.
+    pub source_blake3: Option<String>,
+}
+
+/// Writes a record to a staged file.
+pub(crate) fn write(storage: &Arc<dyn Storage>, target: &Path, record: &Record) -> Result<Staged> {
+    let schema = schema(&COLUMNS);
+    let rows = &record.rows;
+    let mut writer = TableWriter::create(storage, target, Arc::clone(&schema), properties())?;
+    let columns: Vec<Arc<dyn Array>> = vec![
+        Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.row))),
+        Arc::new(StringViewArray::from_iter_values(rows.iter().map(|row| &row.key))),
+        Arc::new(StringViewArray::from_iter_values(
+            rows.iter().map(|row| if row.error.is_some() { FAILED } else { OK }),
+        )),
+        Arc::new(StringViewArray::from_iter(rows.iter().map(|row| row.error.as_deref()))),
+        Arc::new(StringViewArray::from_iter(rows.iter().map(|row| row.source_blake3.as_deref()))),
+    ];
+    writer.write(&batch(&schema, columns)?)?;
+    writer.set_metadata(METADATA_KEY, crate::canonical::canonical_json(&record.header));
+    writer.finish()
+}
+
+/// Reads a record.
+pub(crate) fn read(path: &Path) -> Result<Record> {
+    let table = Table::open(path, &schema(&COLUMNS))?;
+    let header = table.key_value(METADATA_KEY).ok_or_else(|| {
+        Error::corrupt(path, format!("expected a {METADATA_KEY} document in its metadata, found none"))
+    })?;
+    let header = serde_json::from_str(header)
+        .map_err(|e| Error::corrupt(path, format!("{METADATA_KEY} document: {e}")))?;
+    let mut rows = Vec::new();
+    for batch in table.batches(None)? {
+        let batch = batch?;
+        let numbers = column::<UInt64Array>(&batch, "row", path)?;
+        let text = |name| column::<StringViewArray>(&batch, name, path);
+        let (keys, states) = (text("key")?, text("status")?);
+        let (errors, hashes) = (text("error")?, text("source_blake3")?);
+        for i in 0..batch.num_rows() {
+            let error = status(states.value(i), errors.is_valid(i).then(|| errors.value(i)))
+                .map_err(|what| Error::corrupt(path, format!("row {}: {what}", numbers.value(i))))?;
+            rows.push(RecordRow {
+                row: numbers.value(i),
+                key: keys.value(i).to_owned(),
+                error,
+                source_blake3: hashes.is_valid(i).then(|| hashes.value(i).to_owned()),
+            });
+        }
+    }
+    Ok(Record { header, rows })
+}
+
+/// The reason of a failed row; both columns must tell the same.
+pub(crate) fn status(status: &str, error: Option<&str>) -> std::result::Result<Option<String>, String> {
+    match (status, error) {
+        (OK, None) => Ok(None),
+        (FAILED, Some(reason)) => Ok(Some(reason.to_owned())),
+        _ => Err(format!("status {status:?} does not fit error {error:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FsStorage;
+
+    fn record() -> Record {
+        let file = FileEntry { path: "features/a/b/1x1/p2/c.0.0.0.0".into(), bytes: 7, blake3: "ff".into() };
+        let row = |row: u64, error: Option<&str>| RecordRow {
+            row,
+            key: format!("k{row}"),
+            error: error.map(Into::into),
+            source_blake3: (row != 2).then(|| "00".repeat(32)),
+        };
+        Record {
+            header: RecordHeader { format: 1, unit: "a/b/1x1/0".into(), files: vec![file] },
+            rows: vec![row(0, None), row(1, Some("jpeg: truncated")), row(2, Some("gone"))],
+        }
+    }
+
+    #[test]
+    fn records_read_back_and_equal_records_have_equal_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(FsStorage);
+        let paths = ["a", "b"].map(|name| folder.path().join(name));
+        for path in &paths {
+            write(&storage, path, &record()).unwrap().publish().unwrap();
+            assert_eq!(read(path).unwrap(), record());
+        }
+        assert_eq!(std::fs::read(&paths[0]).unwrap(), std::fs::read(&paths[1]).unwrap());
+    }
+
+    #[test]
+    fn statuses_must_fit_their_errors() {
+        for (text, error) in [("ok", Some("x")), ("failed", None), ("OK", None), ("", Some("x"))] {
+            assert!(status(text, error).is_err());
+        }
+    }
+
+    /// Damages a record in every way that one byte can be damaged, and by cutting it anywhere.
+    #[test]
+    fn hostile_records_are_errors_and_never_panics() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(FsStorage);
+        let path = folder.path().join("record");
+        write(&storage, &path, &record()).unwrap().publish().unwrap();
+        let good = std::fs::read(&path).unwrap();
+        let mut unread = 0;
+        for at in 0..good.len() {
+            for value in [0x00, 0x7f, 0x80, 0xff, good[at] ^ 1, good[at] ^ 0x10] {
+                let mut bad = good.clone();
+                bad[at] = value;
+                std::fs::write(&path, &bad).unwrap();
+                unread += usize::from(read(&path).is_err());
+            }
+            std::fs::write(&path, &good[..at]).unwrap();
+            assert!(read(&path).is_err(), "cut at {at}");
+        }
+        assert!(unread > good.len());
+    }
+}

@@ -1,0 +1,72 @@
+//! `samples.parquet`: the plan's rows and what became of them, written when all units are in.
+
+use super::plan::{columns, schema_with};
+use super::record::{FAILED, OK, status};
+use super::{Table, TableWriter, batch, column, properties};
+use crate::plan::PlanRow;
+use crate::staged::Staged;
+use crate::storage::Storage;
+use crate::{Error, Result};
+use arrow_array::{Array, StringViewArray};
+use arrow_schema::DataType;
+use std::path::Path;
+use std::sync::Arc;
+
+const MORE_COLUMNS: [(&str, DataType, bool); 2] =
+    [("status", DataType::Utf8View, false), ("source_blake3", DataType::Utf8View, true)];
+
+const WRITE_ROWS: usize = 1 << 16;
+
+/// What became of a row.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Outcome {
+    /// Why there are no features, if there are none.
+    pub(crate) error: Option<String>,
+    /// BLAKE3 of the source file, lowercase hex, if it could be read.
+    pub(crate) source_blake3: Option<String>,
+}
+
+/// Writes rows and outcomes, which must be as many, to a staged file.
+pub(crate) fn write(
+    storage: &Arc<dyn Storage>,
+    target: &Path,
+    rows: &[PlanRow],
+    outcomes: &[Outcome],
+) -> Result<Staged> {
+    let schema = schema_with(&MORE_COLUMNS);
+    let mut writer = TableWriter::create(storage, target, Arc::clone(&schema), properties())?;
+    for (rows, outcomes) in rows.chunks(WRITE_ROWS).zip(outcomes.chunks(WRITE_ROWS)) {
+        let states = outcomes.iter().map(|outcome| if outcome.error.is_some() { FAILED } else { OK });
+        let mut columns = columns(rows);
+        columns.push(Arc::new(StringViewArray::from_iter(outcomes.iter().map(|o| o.error.as_deref()))));
+        columns.push(Arc::new(StringViewArray::from_iter_values(states)));
+        columns
+            .push(Arc::new(StringViewArray::from_iter(outcomes.iter().map(|o| o.source_blake3.as_deref()))));
+        writer.write(&batch(&schema, columns)?)?;
+    }
+    writer.finish()
+}
+
+/// Reads the outcomes of `rows` rows.
+pub(crate) fn read(path: &Path, rows: usize) -> Result<Vec<Outcome>> {
+    let table = Table::open(path, &schema_with(&MORE_COLUMNS))?;
+    if table.rows() != rows as u64 {
+        return Err(Error::corrupt(path, format!("expected {rows} rows, found {}", table.rows())));
+    }
+    let mut outcomes = Vec::with_capacity(rows);
+    for batch in table.batches(Some(&["status", "error", "source_blake3"]))? {
+        let batch = batch?;
+        let text = |name| column::<StringViewArray>(&batch, name, path);
+        let (states, errors, hashes) = (text("status")?, text("error")?, text("source_blake3")?);
+        for i in 0..batch.num_rows() {
+            let error = status(states.value(i), errors.is_valid(i).then(|| errors.value(i)))
+                .map_err(|what| Error::corrupt(path, format!("row {}: {what}", outcomes.len())))?;
+            let source_blake3 = hashes.is_valid(i).then(|| hashes.value(i).to_owned());
+            outcomes.push(Outcome { error, source_blake3 });
+        }
+    }
+    if outcomes.len() != rows {
+        return Err(Error::corrupt(path, format!("expected {rows} rows, found {}", outcomes.len())));
+    }
+    Ok(outcomes)
+}
