@@ -6,18 +6,29 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use std::fmt::Write;
 
 /// The canonical JSON of a value whose maps have string keys.
 pub(crate) fn canonical_json(value: &impl Serialize) -> String {
-    let mut text = String::new();
-    write_value(&mut text, &to_value(value));
-    text
+    sorted(&to_value(value)).to_string()
 }
 
 /// The value as a JSON tree.
 pub(crate) fn to_value(value: &impl Serialize) -> Value {
     serde_json::to_value(value).expect("the store's documents are structs, string maps, numbers and text")
+}
+
+/// The tree with the keys of every object inserted in order: serde_json's map keeps insertion order if any
+/// crate of the build asks for that, and sorts otherwise.
+pub(crate) fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(sorted).collect(),
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().map(|(key, value)| (key.clone(), sorted(value))).collect();
+            entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(entries.into_iter().collect())
+        }
+        scalar => scalar.clone(),
+    }
 }
 
 /// The first place, in key order, where two trees differ: its path and both texts.
@@ -60,36 +71,6 @@ fn shown(value: &Value) -> String {
     match text.char_indices().nth(LIMIT) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text,
-    }
-}
-
-fn write_value(text: &mut String, value: &Value) {
-    match value {
-        Value::Array(items) => {
-            text.push('[');
-            for (i, item) in items.iter().enumerate() {
-                if i > 0 {
-                    text.push(',');
-                }
-                write_value(text, item);
-            }
-            text.push(']');
-        }
-        Value::Object(map) => {
-            // serde_json's map keeps insertion order if any crate of the build asks for that.
-            let mut entries: Vec<_> = map.iter().collect();
-            entries.sort_unstable_by_key(|(key, _)| key.as_str());
-            text.push('{');
-            for (i, (key, value)) in entries.into_iter().enumerate() {
-                if i > 0 {
-                    text.push(',');
-                }
-                write!(text, "{}:", Value::from(key.as_str())).expect("a String takes all text");
-                write_value(text, value);
-            }
-            text.push('}');
-        }
-        scalar => write!(text, "{scalar}").expect("a String takes all text"),
     }
 }
 

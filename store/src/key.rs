@@ -20,3 +20,7 @@ impl std::fmt::Display for RowId {
         self.0.fmt(f)
     }
 }
+
+/// Position of a level in one store's recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LevelId(pub usize);

@@ -24,6 +24,13 @@ pub const FEATURES: &str = "features";
 /// Folder of provenance, outside the content hash.
 pub const RUNS: &str = "runs";
 
+/// What a claim's name starts with, in the folder of its unit's record.
+pub(crate) const CLAIM_PREFIX: &str = ".claim-";
+/// Lock under which the units of one folder are published.
+pub(crate) const PUBLISH_LOCK: &str = ".publish";
+/// Lock under which a store is created.
+pub(crate) const CREATE_LOCK: &str = ".create";
+
 const MAX_NAME_BYTES: usize = 128;
 
 /// Paths of one store.
@@ -94,14 +101,29 @@ pub fn record_number(name: &str) -> Option<u64> {
     (format!("{number}") == digits).then_some(number)
 }
 
-/// Folder of the array of one level of a bucket.
+/// Folder of a bucket's arrays.
+pub fn features_folder(bucket: &Bucket) -> String {
+    format!("{FEATURES}/{}", bucket_folder(bucket))
+}
+
+/// Folder of the payload array of one level of a bucket.
 pub fn array_folder(bucket: &Bucket, level: &str) -> String {
-    format!("{FEATURES}/{}/{level}", bucket_folder(bucket))
+    format!("{}/{level}", features_folder(bucket))
 }
 
 /// Shard of one level of unit `number` of a bucket.
 pub fn shard(bucket: &Bucket, level: &str, number: u64) -> String {
     format!("{}/c.{number}.0.0.0", array_folder(bucket, level))
+}
+
+/// Lock file of a unit that is being computed.
+pub(crate) fn claim(bucket: &Bucket, number: u64) -> String {
+    format!("{}/{CLAIM_PREFIX}{number}", record_folder(bucket))
+}
+
+/// Provenance of a run.
+pub(crate) fn run(id: &str) -> String {
+    format!("{RUNS}/{id}.json")
 }
 
 /// A unit's name in records, messages and claims: `split/view/HxW/k`.

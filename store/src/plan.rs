@@ -2,7 +2,10 @@
 //! no input or output; its table is `table/plan.rs`.
 
 use crate::layout::{check_name, check_relative};
-use crate::{Error, Fingerprint, LevelSpec, ListedSample, Listing, Recipe, Result, RowId, SampleKey, Size};
+use crate::spec::bucket_arrays;
+use crate::{
+    Encodings, Error, Fingerprint, LevelSpec, ListedSample, Listing, Recipe, Result, RowId, SampleKey, Size,
+};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -268,6 +271,25 @@ impl Plan {
         bucket_of(&self.buckets, id)
     }
 
+    /// Bytes of each level's shards if every row has features, in the recipe's order; a close upper bound.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if a level has no encoding.
+    pub fn level_bytes(&self, encodings: &Encodings) -> Result<Vec<(String, u64)>> {
+        let mut totals: Vec<(String, u64)> =
+            self.levels.iter().map(|level| (level.name.clone(), 0)).collect();
+        for bucket in &self.buckets {
+            let arrays = bucket_arrays(bucket, &self.levels, encodings)?;
+            for ((_, total), (_, arrays)) in totals.iter_mut().zip(arrays) {
+                for array in arrays {
+                    let shards = (0..array.shards()).map(|k| array.geometry.shard_bytes(array.shard_rows(k)));
+                    *total = shards.fold(*total, u64::saturating_add);
+                }
+            }
+        }
+        Ok(totals)
+    }
+
     /// Elements of one level over all rows.
     pub fn level_elements(&self, level: &LevelSpec) -> u64 {
         self.buckets
@@ -277,6 +299,10 @@ impl Plan {
                 bucket.row_count().saturating_mul(cells).saturating_mul(u64::from(level.channels))
             })
             .fold(0, u64::saturating_add)
+    }
+
+    pub(crate) fn into_parts(self) -> (Vec<PlanRow>, Vec<Bucket>) {
+        (self.rows, self.buckets)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::storage::{Storage, StorageFile};
 use crate::{Error, Result};
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +24,28 @@ impl Digest {
     /// The digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Self { bytes: bytes.len() as u64, blake3: blake3::hash(bytes).to_hex().to_string() }
+    }
+
+    /// The digest of a file, read once in pieces.
+    pub fn of_file(path: &Path) -> Result<Self> {
+        let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
+        let (mut hasher, mut piece) = (blake3::Hasher::new(), vec![0; 1 << 20]);
+        loop {
+            let read = file.read(&mut piece).map_err(Error::io(path))?;
+            if read == 0 {
+                let blake3 = hasher.finalize().to_hex().to_string();
+                return Ok(Self { bytes: hasher.count(), blake3 });
+            }
+            hasher.update(piece.get(..read).unwrap_or_default());
+        }
+    }
+
+    /// Refuses a file whose hash is not the expected one.
+    pub fn check(&self, path: &Path, blake3: &str) -> Result<()> {
+        if self.blake3 == blake3 {
+            return Ok(());
+        }
+        Err(Error::corrupt(path, format!("blake3: expected {blake3}, found {}", self.blake3)))
     }
 }
 

@@ -1,0 +1,163 @@
+//! Completing a store: the final tables and the manifest, from the commit records alone. The only place
+//! that makes a store complete.
+
+use crate::layout;
+use crate::manifest::{Manifest, SplitCounts};
+use crate::plan::Unit;
+use crate::spec::MAX_DOCUMENT_BYTES;
+use crate::staged::{Digest, TEMPORARY_PREFIX, write_file};
+use crate::table::record::{self, FileEntry, Record};
+use crate::table::samples::{self, Outcome};
+use crate::writer::{Shared, missing_units};
+use crate::{Error, Result};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// What finishing a store came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The store is complete.
+    Done,
+    /// This many units have no commit record.
+    Missing(usize),
+}
+
+pub(crate) fn finish(shared: &Shared) -> Result<Finish> {
+    shared.poison.check()?;
+    let missing = missing_units(shared)?;
+    if !missing.is_empty() {
+        return Ok(Finish::Missing(missing.len()));
+    }
+    let path = shared.layout.path(layout::MANIFEST);
+    if shared.storage.exists(&path)? {
+        let manifest = Manifest::parse(&shared.storage.read(&path, MAX_DOCUMENT_BYTES)?, &path)?;
+        if manifest.fingerprint != shared.spec.fingerprint {
+            let (expected, found) = (&shared.spec.fingerprint, &manifest.fingerprint);
+            return Err(Error::corrupt(path, format!("fingerprint: expected {expected}, found {found}")));
+        }
+    } else {
+        let manifest = complete(shared)?;
+        write_file(&shared.storage, &path, &manifest.document())?;
+    }
+    remove_leftovers(shared, &|name| {
+        name.starts_with(TEMPORARY_PREFIX)
+            || name.starts_with(layout::CLAIM_PREFIX)
+            || name == layout::PUBLISH_LOCK
+            || name == layout::CREATE_LOCK
+    })?;
+    Ok(Finish::Done)
+}
+
+/// Writes `samples.parquet` and says what the store consists of.
+fn complete(shared: &Shared) -> Result<Manifest> {
+    let (plan, spec) = (&shared.plan, &shared.spec);
+    let mut files = Vec::new();
+    // Rows without a place have their outcome from the plan.
+    let mut outcomes: Vec<Outcome> = plan
+        .rows()
+        .iter()
+        .map(|row| Outcome { error: row.place.as_ref().err().cloned(), source_blake3: None })
+        .collect();
+    for unit in plan.units() {
+        let record = checked_record(shared, &unit, &mut files)?;
+        let targets = outcomes.iter_mut().skip(usize::try_from(unit.rows.start.0).unwrap_or(usize::MAX));
+        for (target, row) in targets.zip(record.rows) {
+            *target = Outcome { error: row.error, source_blake3: row.source_blake3 };
+        }
+    }
+    for (path, hash) in [
+        (layout::PLAN, &spec.plan_blake3),
+        (layout::ANNOTATIONS, &spec.annotations_blake3),
+        (layout::CATEGORIES, &spec.categories_blake3),
+    ] {
+        let full = shared.layout.path(path);
+        let digest = Digest::of_file(&full)?;
+        digest.check(&full, hash)?;
+        files.push(entry(path, digest));
+    }
+    for (path, expected) in spec.documents(plan)? {
+        let (full, expected) = (shared.layout.path(&path), Digest::of(&expected));
+        Digest::of_file(&full)?.check(&full, &expected.blake3)?;
+        files.push(entry(&path, expected));
+    }
+    let samples =
+        samples::write(&shared.storage, &shared.layout.path(layout::SAMPLES), plan.rows(), &outcomes)?;
+    files.push(entry(layout::SAMPLES, samples.publish()?));
+    shared.storage.sync_dir(shared.layout.root())?;
+    Ok(Manifest::new(spec, count(shared, &outcomes), files))
+}
+
+fn entry(path: &str, digest: Digest) -> FileEntry {
+    FileEntry { path: path.to_owned(), bytes: digest.bytes, blake3: digest.blake3 }
+}
+
+/// A unit's record, if it is of this unit and its shards are there.
+fn checked_record(shared: &Shared, unit: &Unit, files: &mut Vec<FileEntry>) -> Result<Record> {
+    let bucket = shared
+        .plan
+        .buckets()
+        .get(unit.bucket)
+        .ok_or_else(|| Error::invalid(format!("bucket {}: not of this plan", unit.bucket)))?;
+    let relative = layout::record(bucket, unit.number);
+    let path = shared.layout.path(&relative);
+    let digest = Digest::of_file(&path)?;
+    let record = record::read(&path)?;
+    check_record(shared, unit, &record).map_err(|what| Error::corrupt(&path, what))?;
+    for file in &record.header.files {
+        let shard = shared.layout.path(&file.path);
+        let found = shared.storage.file_len(&shard)?;
+        if found != file.bytes {
+            return Err(Error::corrupt(shard, format!("expected {} bytes, found {found}", file.bytes)));
+        }
+    }
+    files.push(entry(&relative, digest));
+    files.extend(record.header.files.iter().cloned());
+    Ok(record)
+}
+
+fn check_record(shared: &Shared, unit: &Unit, record: &Record) -> std::result::Result<(), String> {
+    crate::table::record::check(record, &shared.plan, &shared.spec.encodings, unit)
+}
+
+fn count(shared: &Shared, outcomes: &[Outcome]) -> BTreeMap<String, SplitCounts> {
+    let views = shared.spec.recipe.views.len().max(1) as u64;
+    let mut splits: BTreeMap<String, SplitCounts> =
+        shared.spec.dataset.splits.iter().map(|split| (split.clone(), SplitCounts::default())).collect();
+    for (row, outcome) in shared.plan.rows().iter().zip(outcomes) {
+        if let Some(counts) = splits.get_mut(&*row.split) {
+            counts.rows += 1;
+            *if outcome.error.is_none() { &mut counts.ok } else { &mut counts.failed } += 1;
+        }
+    }
+    for counts in splits.values_mut() {
+        counts.samples = counts.rows / views;
+    }
+    splits
+}
+
+/// Removes files that `is_leftover` by name, unless a live process holds them.
+pub(crate) fn remove_leftovers(shared: &Shared, is_leftover: &dyn Fn(&str) -> bool) -> Result<()> {
+    let mut folders: BTreeSet<String> = [String::new(), layout::RUNS.to_owned()].into();
+    for bucket in shared.plan.buckets() {
+        let arrays = shared.plan.levels().iter().map(|level| layout::array_folder(bucket, &level.name));
+        for folder in arrays.chain([layout::record_folder(bucket)]) {
+            folders
+                .extend(folder.match_indices('/').filter_map(|(end, _)| Some(folder.get(..end)?.to_owned())));
+            folders.insert(folder);
+        }
+    }
+    for folder in folders {
+        let folder = shared.layout.path(&folder);
+        remove_in(shared, &folder, is_leftover)?;
+    }
+    Ok(())
+}
+
+fn remove_in(shared: &Shared, folder: &Path, is_leftover: &dyn Fn(&str) -> bool) -> Result<()> {
+    for name in shared.storage.list(folder)?.iter().filter(|name| is_leftover(name)) {
+        if shared.storage.reap(&folder.join(name))? {
+            log::debug!("removed {} from {}", name, folder.display());
+        }
+    }
+    Ok(())
+}

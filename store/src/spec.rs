@@ -1,0 +1,197 @@
+//! The document that makes a folder a store: `attributes.featcache` of its root `zarr.json`. Parsing
+//! checks the format version before it believes anything else; no file is read or written here.
+
+use crate::array::{ArraySpec, level_arrays};
+use crate::canonical::to_value;
+use crate::layout::check_name;
+use crate::plan::{Bucket, Plan};
+use crate::zarr::{document_bytes, hierarchy, parse_document, root_document};
+use crate::{Encoding, Encodings, Error, Fingerprint, LevelSpec, Recipe, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The format that this version writes, and the newest that it reads.
+pub const FORMAT: u32 = 1;
+
+/// Longest root document, manifest or other JSON file of a store, in bytes.
+pub(crate) const MAX_DOCUMENT_BYTES: u64 = 256 << 20;
+
+/// What a store holds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spec {
+    /// Version of the format.
+    pub format: u32,
+    /// Fingerprint of `recipe`.
+    pub fingerprint: Fingerprint,
+    /// What the features are.
+    pub recipe: Recipe,
+    /// How each level is held on disk.
+    pub encodings: Encodings,
+    /// Target bytes of a shard of the finest level, at two bytes an element.
+    pub shard_bytes: u64,
+    /// Which dataset the samples come from.
+    pub dataset: DatasetSpec,
+    /// Under which terms the features may be used.
+    pub licence: Licence,
+    /// BLAKE3 of `plan.parquet`.
+    pub plan_blake3: String,
+    /// BLAKE3 of `annotations.parquet`.
+    pub annotations_blake3: String,
+    /// BLAKE3 of `categories.parquet`.
+    pub categories_blake3: String,
+}
+
+/// Which dataset a store's samples come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetSpec {
+    /// `coco`, `ade20k`, `folder`.
+    pub kind: String,
+    /// Names of the splits, sorted.
+    pub splits: Vec<String>,
+}
+
+/// Terms of use, as the maker of the store states them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Licence {
+    /// Licence of the backbone's weights.
+    pub weights: Option<String>,
+    /// Licence of the pictures.
+    pub images: Option<String>,
+}
+
+impl Spec {
+    /// The spec in a root document found at `path`.
+    ///
+    /// # Errors
+    /// [`Error::TooNew`] before anything else is looked at; [`Error::Corrupt`] for whatever is not a spec
+    /// that this version could have written.
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
+        let document = parse_document(bytes, path)?;
+        let spec = document
+            .pointer("/attributes/featcache")
+            .ok_or_else(|| Error::corrupt(path, "no attributes.featcache: not a featcache store"))?;
+        check_format(spec, path)?;
+        let spec = Self::deserialize(spec)
+            .map_err(|e| Error::corrupt(path, format!("attributes.featcache: {e}")))?;
+        spec.check().map_err(|e| Error::corrupt(path, format!("attributes.featcache: {e}")))?;
+        Ok(spec)
+    }
+
+    /// Refuses a spec that contradicts itself.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.recipe.check()?;
+        let fingerprint = self.recipe.fingerprint();
+        if fingerprint != self.fingerprint {
+            return Err(Error::invalid(format!(
+                "fingerprint: the recipe's is {fingerprint}, found {}",
+                self.fingerprint
+            )));
+        }
+        check_encodings(&self.recipe, &self.encodings)?;
+        self.dataset.splits.iter().try_for_each(|split| check_name("split", split))
+    }
+
+    /// Refuses a store at `path` that is not what this run would write, with the field that differs.
+    pub(crate) fn check_same(
+        &self,
+        path: &Path,
+        recipe: &Recipe,
+        encodings: &Encodings,
+        dataset: Option<&DatasetSpec>,
+        shard_bytes: Option<u64>,
+    ) -> Result<()> {
+        let mismatch = |field: String, expected: String, found: String| Error::RecipeMismatch {
+            path: path.to_owned(),
+            field,
+            expected,
+            found,
+        };
+        if let Some((field, expected, found)) = recipe.difference(&self.recipe) {
+            return Err(mismatch(field, expected, found));
+        }
+        if *encodings != self.encodings {
+            return Err(mismatch("encodings".into(), encodings.to_string(), self.encodings.to_string()));
+        }
+        if let Some(dataset) = dataset {
+            if dataset.kind != self.dataset.kind {
+                return Err(mismatch("dataset.kind".into(), dataset.kind.clone(), self.dataset.kind.clone()));
+            }
+            if dataset.splits != self.dataset.splits {
+                return Err(mismatch(
+                    "dataset.splits".into(),
+                    dataset.splits.join(", "),
+                    self.dataset.splits.join(", "),
+                ));
+            }
+        }
+        match shard_bytes {
+            Some(bytes) if bytes != self.shard_bytes => {
+                Err(mismatch("shard_bytes".into(), bytes.to_string(), self.shard_bytes.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Every Zarr document of the store: path relative to the store → bytes, the root's under `zarr.json`.
+    pub(crate) fn documents(&self, plan: &Plan) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut arrays = Vec::new();
+        for bucket in plan.buckets() {
+            for (_, of_level) in bucket_arrays(bucket, &self.recipe.levels, &self.encodings)? {
+                arrays.extend(of_level);
+            }
+        }
+        let below = hierarchy(&arrays);
+        let root = root_document(&to_value(self), &below);
+        let mut documents: BTreeMap<String, Vec<u8>> = below
+            .iter()
+            .map(|(folder, document)| (format!("{folder}/{}", crate::layout::ROOT), document_bytes(document)))
+            .collect();
+        documents.insert(crate::layout::ROOT.to_owned(), document_bytes(&root));
+        Ok(documents)
+    }
+}
+
+/// The arrays of a bucket by level, in the recipe's order, with the encoding that fills them.
+pub(crate) fn bucket_arrays(
+    bucket: &Bucket,
+    levels: &[LevelSpec],
+    encodings: &Encodings,
+) -> Result<Vec<(Encoding, Vec<ArraySpec>)>> {
+    let of_level = |level: &LevelSpec| {
+        let encoding = encodings.of(&level.name).ok_or_else(|| {
+            Error::invalid(format!("level {}: expected an encoding, found none", level.name))
+        })?;
+        let arrays = level_arrays(bucket, level, encoding)?;
+        Ok((encoding, arrays))
+    };
+    levels.iter().map(of_level).collect()
+}
+
+/// Refuses encodings that are not of exactly the recipe's levels.
+pub(crate) fn check_encodings(recipe: &Recipe, encodings: &Encodings) -> Result<()> {
+    let expected: BTreeMap<&str, ()> = recipe.levels.iter().map(|level| (level.name.as_str(), ())).collect();
+    if encodings.iter().map(|(level, _)| level).eq(expected.keys().copied()) {
+        return Ok(());
+    }
+    let names: Vec<&str> = expected.into_keys().collect();
+    Err(Error::invalid(format!("encodings {encodings}: expected one for each of {}", names.join(", "))))
+}
+
+/// Refuses a document of a later format, or of none.
+pub(crate) fn check_format(document: &Value, path: &Path) -> Result<()> {
+    let format = document
+        .get("format")
+        .and_then(Value::as_u64)
+        .filter(|format| *format > 0)
+        .ok_or_else(|| Error::corrupt(path, "format: expected a number from 1"))?;
+    if format > u64::from(FORMAT) {
+        let found = u32::try_from(format).unwrap_or(u32::MAX);
+        return Err(Error::TooNew { path: path.to_owned(), found, supported: FORMAT });
+    }
+    Ok(())
+}

@@ -1,0 +1,359 @@
+//! A store opened for reading: what is in it, which rows have features, and labels on demand. Feature
+//! bytes are the read plane's.
+
+use crate::layout::{self, Layout};
+use crate::manifest::Manifest;
+use crate::plan::{Bucket, Plan, Unit, bucket_of};
+use crate::spec::{MAX_DOCUMENT_BYTES, Spec};
+use crate::staged::Digest;
+use crate::storage::{FsStorage, Storage};
+use crate::table::annotations::Annotations;
+use crate::table::{self, record, samples};
+use crate::{
+    Annotation, Category, Encodings, Error, Fingerprint, LevelId, LevelSpec, Recipe, Result, RowId,
+    SampleKey, Size,
+};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+/// How to open a store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OpenOptions {
+    /// Open a store that is not finished; rows without features yet are [`Status::Missing`].
+    pub incomplete: bool,
+}
+
+/// A store opened for reading.
+#[derive(Debug)]
+pub struct Store {
+    layout: Layout,
+    spec: Spec,
+    manifest: Option<Manifest>,
+    rows: Vec<SampleRow>,
+    buckets: Vec<Bucket>,
+    missing: Vec<Unit>,
+    categories: Vec<Category>,
+    annotations: OnceLock<Annotations>,
+    /// Row numbers by key, split and view.
+    by_key: OnceLock<Vec<u32>>,
+}
+
+/// One row: a sample in one view.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SampleRow {
+    /// Its number in this store.
+    pub id: RowId,
+    /// The data set's name of the sample.
+    pub key: SampleKey,
+    /// File relative to the dataset's root.
+    pub source: String,
+    /// Numeric id that result files need, if the dataset has one.
+    pub image_id: Option<i64>,
+    /// Split.
+    pub split: Arc<str>,
+    /// View.
+    pub view: Arc<str>,
+    /// Padded input size; `None` if the file could not be read at listing.
+    pub bucket: Option<Size>,
+    /// Size of the original picture.
+    pub source_size: Option<Size>,
+    /// Size after resizing, before padding.
+    pub valid_size: Option<Size>,
+    /// Whether it has features.
+    pub status: Status,
+}
+
+/// Whether a row has features.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Status {
+    /// It has.
+    Ok,
+    /// It never will: why.
+    Failed(String),
+    /// Its unit is not committed yet.
+    Missing,
+}
+
+impl Store {
+    /// Opens the store at `path`. All tables that are read are checked against their hashes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::TooNew`], [`Error::Corrupt`]; [`Error::Incomplete`] if the store is
+    /// not finished and `options` do not ask for that.
+    pub fn open(path: &Path, options: OpenOptions) -> Result<Self> {
+        let (layout, storage) = (Layout::new(path), FsStorage);
+        let root = layout.path(layout::ROOT);
+        if !storage.exists(&root)? {
+            return Err(Error::NotFound { path: path.to_owned(), what: "a featcache store".into() });
+        }
+        let root_bytes = storage.read(&root, MAX_DOCUMENT_BYTES)?;
+        let spec = Spec::parse(&root_bytes, &root)?;
+        let plan_path = layout.path(layout::PLAN);
+        Digest::of_file(&plan_path)?.check(&plan_path, &spec.plan_blake3)?;
+        let plan = table::plan::read(&plan_path, &spec.recipe, spec.shard_bytes)?;
+        let categories_path = layout.path(layout::CATEGORIES);
+        Digest::of_file(&categories_path)?.check(&categories_path, &spec.categories_blake3)?;
+        let categories = table::categories::read(&categories_path)?;
+
+        let manifest = read_manifest(&layout, &storage, &spec, &root, &root_bytes)?;
+        let (statuses, missing) = match &manifest {
+            Some(manifest) => (finished_statuses(&layout, manifest, &plan)?, Vec::new()),
+            None => unfinished_statuses(&layout, &storage, &spec, &plan)?,
+        };
+        if manifest.is_none() && !options.incomplete {
+            let first = missing.first().and_then(|unit| {
+                plan.buckets().get(unit.bucket).map(|bucket| layout::unit_name(bucket, unit))
+            });
+            return Err(Error::Incomplete {
+                path: path.to_owned(),
+                missing: missing.len(),
+                total: usize::try_from(plan.unit_count()).unwrap_or(usize::MAX),
+                first: first.unwrap_or_else(|| layout::MANIFEST.to_owned()),
+            });
+        }
+        let (rows, buckets) = joined(plan, statuses);
+        Ok(Self {
+            layout,
+            spec,
+            manifest,
+            rows,
+            buckets,
+            missing,
+            categories,
+            annotations: OnceLock::new(),
+            by_key: OnceLock::new(),
+        })
+    }
+
+    /// The store's folder.
+    pub fn root(&self) -> &Path {
+        self.layout.root()
+    }
+
+    /// Paths in the store.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// What the store holds.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// What the features are.
+    pub fn recipe(&self) -> &Recipe {
+        &self.spec.recipe
+    }
+
+    /// Fingerprint of the recipe.
+    pub fn fingerprint(&self) -> &Fingerprint {
+        &self.spec.fingerprint
+    }
+
+    /// How each level is held on disk.
+    pub fn encodings(&self) -> &Encodings {
+        &self.spec.encodings
+    }
+
+    /// The manifest; `None` if the store is not finished.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
+    /// Units without a commit record; empty for a finished store.
+    pub fn missing_units(&self) -> &[Unit] {
+        &self.missing
+    }
+
+    /// All rows; a row's index is its [`RowId`].
+    pub fn rows(&self) -> &[SampleRow] {
+        &self.rows
+    }
+
+    /// The row of this id; [`Error::NotFound`] if there is none.
+    pub fn row(&self, id: RowId) -> Result<&SampleRow> {
+        usize::try_from(id.0)
+            .ok()
+            .and_then(|index| self.rows.get(index))
+            .ok_or_else(|| self.not_found(format!("row {id} of {}", self.rows.len())))
+    }
+
+    /// All buckets, in the order of their rows.
+    pub fn buckets(&self) -> &[Bucket] {
+        &self.buckets
+    }
+
+    /// Index of the bucket that holds the row; `None` for a row whose file could not be read at listing.
+    /// The row's number in the bucket's arrays is its id less the id of the bucket's first row.
+    pub fn bucket_of(&self, id: RowId) -> Option<usize> {
+        bucket_of(&self.buckets, id)
+    }
+
+    /// The row of a sample in a view. Without a split, the key must be unique among all splits.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Invalid`] if the key occurs in several splits and none is given.
+    pub fn find(&self, split: Option<&str>, key: &str, view: &str) -> Result<&SampleRow> {
+        let order = self.by_key.get_or_init(|| {
+            // More rows than u32 holds cannot be in memory.
+            let mut order: Vec<u32> = (0..u32::try_from(self.rows.len()).unwrap_or(u32::MAX)).collect();
+            order.sort_unstable_by_key(|&id| self.rows.get(id as usize).map(|row| &row.key));
+            order
+        });
+        let row = |id: &u32| self.rows.get(*id as usize);
+        let start = order.partition_point(|id| row(id).is_some_and(|row| row.key.0.as_str() < key));
+        let mut found = order
+            .iter()
+            .skip(start)
+            .map_while(row)
+            .take_while(|row| row.key.0 == key)
+            .filter(|row| *row.view == *view && split.is_none_or(|split| *row.split == *split));
+        let what = || match split {
+            Some(split) => format!("sample {key:?} of split {split} in view {view}"),
+            None => format!("sample {key:?} in view {view}"),
+        };
+        let first = found.next().ok_or_else(|| self.not_found(what()))?;
+        match found.next() {
+            Some(second) => Err(Error::invalid(format!(
+                "{}: expected one, found it in the splits {} and {}",
+                what(),
+                first.split,
+                second.split
+            ))),
+            None => Ok(first),
+        }
+    }
+
+    /// Names of the splits, sorted.
+    pub fn splits(&self) -> &[String] {
+        &self.spec.dataset.splits
+    }
+
+    /// Categories, in the dataset's order.
+    pub fn categories(&self) -> &[Category] {
+        &self.categories
+    }
+
+    /// Labels of a row's sample, in original picture coordinates and the dataset's order. The first call
+    /// checks the table against its hash.
+    pub fn annotations(&self, id: RowId) -> Result<Vec<Annotation>> {
+        let row = self.row(id)?;
+        let annotations = match self.annotations.get() {
+            Some(annotations) => annotations,
+            None => {
+                let path = self.layout.path(layout::ANNOTATIONS);
+                Digest::of_file(&path)?.check(&path, &self.spec.annotations_blake3)?;
+                let opened = Annotations::open(&path)?;
+                self.annotations.get_or_init(|| opened)
+            }
+        };
+        annotations.of(&row.split, &row.key)
+    }
+
+    /// The level of this name; [`Error::NotFound`] if the store has none.
+    pub fn level(&self, name: &str) -> Result<LevelId> {
+        let index = self.recipe().levels.iter().position(|level| level.name == name);
+        index.map(LevelId).ok_or_else(|| {
+            let known: Vec<&str> = self.recipe().levels.iter().map(|level| level.name.as_str()).collect();
+            self.not_found(format!("level {name:?} (there are {})", known.join(", ")))
+        })
+    }
+
+    /// What a level is; [`Error::NotFound`] if the id is of another store.
+    pub fn level_spec(&self, id: LevelId) -> Result<&LevelSpec> {
+        self.recipe().levels.get(id.0).ok_or_else(|| self.not_found(format!("level number {}", id.0)))
+    }
+
+    fn not_found(&self, what: String) -> Error {
+        Error::NotFound { path: self.root().to_owned(), what }
+    }
+}
+
+fn read_manifest(
+    layout: &Layout,
+    storage: &FsStorage,
+    spec: &Spec,
+    root: &Path,
+    root_bytes: &[u8],
+) -> Result<Option<Manifest>> {
+    let path = layout.path(layout::MANIFEST);
+    if !storage.exists(&path)? {
+        return Ok(None);
+    }
+    let manifest = Manifest::parse(&storage.read(&path, MAX_DOCUMENT_BYTES)?, &path)?;
+    let entry = manifest
+        .file(layout::ROOT)
+        .ok_or_else(|| Error::corrupt(&path, format!("{} is not in it", layout::ROOT)))?;
+    Digest::of(root_bytes).check(root, &entry.blake3)?;
+    if manifest.fingerprint != spec.fingerprint {
+        let (expected, found) = (&spec.fingerprint, &manifest.fingerprint);
+        return Err(Error::corrupt(path, format!("fingerprint: expected {expected}, found {found}")));
+    }
+    Ok(Some(manifest))
+}
+
+fn finished_statuses(layout: &Layout, manifest: &Manifest, plan: &Plan) -> Result<Vec<Status>> {
+    let path = layout.path(layout::SAMPLES);
+    let entry = manifest.file(layout::SAMPLES).ok_or_else(|| {
+        Error::corrupt(layout.path(layout::MANIFEST), format!("{} is not in it", layout::SAMPLES))
+    })?;
+    Digest::of_file(&path)?.check(&path, &entry.blake3)?;
+    let outcomes = samples::read(&path, plan.rows().len())?;
+    let statuses: Vec<Status> =
+        outcomes.into_iter().map(|outcome| outcome.error.map_or(Status::Ok, Status::Failed)).collect();
+    for (row, status) in plan.rows().iter().zip(&statuses) {
+        if row.place.is_err() && *status == Status::Ok {
+            return Err(Error::corrupt(&path, format!("sample {} has a status but no place", row.key)));
+        }
+    }
+    Ok(statuses)
+}
+
+fn unfinished_statuses(
+    layout: &Layout,
+    storage: &FsStorage,
+    spec: &Spec,
+    plan: &Plan,
+) -> Result<(Vec<Status>, Vec<Unit>)> {
+    let mut statuses: Vec<Status> = plan
+        .rows()
+        .iter()
+        .map(|row| row.place.as_ref().err().map_or(Status::Missing, |reason| Status::Failed(reason.clone())))
+        .collect();
+    let mut missing = Vec::new();
+    for unit in plan.units() {
+        let Some(bucket) = plan.buckets().get(unit.bucket) else { continue };
+        let path = layout.path(&layout::record(bucket, unit.number));
+        if !storage.exists(&path)? {
+            missing.push(unit);
+            continue;
+        }
+        let record = record::read(&path)?;
+        record::check(&record, plan, &spec.encodings, &unit).map_err(|what| Error::corrupt(&path, what))?;
+        let targets = statuses.iter_mut().skip(usize::try_from(unit.rows.start.0).unwrap_or(usize::MAX));
+        for (target, row) in targets.zip(record.rows) {
+            *target = row.error.map_or(Status::Ok, Status::Failed);
+        }
+    }
+    Ok((statuses, missing))
+}
+
+fn joined(plan: Plan, statuses: Vec<Status>) -> (Vec<SampleRow>, Vec<Bucket>) {
+    let (rows, buckets) = plan.into_parts();
+    let rows = rows.into_iter().zip(statuses).zip(0..).map(|((row, status), id)| {
+        let place = row.place.ok();
+        SampleRow {
+            id: RowId(id),
+            key: row.key,
+            source: row.source,
+            image_id: row.image_id,
+            split: row.split,
+            view: row.view,
+            bucket: place.map(|place| place.bucket),
+            source_size: place.map(|place| place.source),
+            valid_size: place.map(|place| place.valid),
+            status,
+        }
+    });
+    (rows.collect(), buckets)
+}

@@ -1,0 +1,240 @@
+//! Creating a store, resuming one, and handing out its units. Any number of writers, in any number of
+//! processes, may do so at the same time.
+
+use crate::claim::{Claim, Poison};
+use crate::finish::{Finish, finish, remove_leftovers};
+use crate::layout::{self, Layout};
+use crate::plan::{DEFAULT_SHARD_BYTES, Plan, Unit};
+use crate::run::Run;
+use crate::sink::FeatureSink;
+use crate::spec::{DatasetSpec, FORMAT, Licence, MAX_DOCUMENT_BYTES, Spec, check_encodings};
+use crate::staged::{Digest, Staged, TEMPORARY_PREFIX, write_file};
+use crate::storage::{FsStorage, Storage, Wait};
+use crate::table;
+use crate::unit::UnitWriter;
+use crate::{Encodings, Error, Listing, Recipe, Result};
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How to create or resume a store.
+#[derive(Debug, Clone)]
+pub struct WriterOptions {
+    /// Target bytes of a shard of the finest level. `None`: a store's own, or [`DEFAULT_SHARD_BYTES`].
+    pub shard_bytes: Option<u64>,
+    /// The dataset that the caller is about to list; a store of another is refused. `None`: not checked.
+    pub dataset: Option<DatasetSpec>,
+    /// Written into a new store.
+    pub licence: Licence,
+    /// The file system.
+    pub storage: Arc<dyn Storage>,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self { shard_bytes: None, dataset: None, licence: Licence::default(), storage: Arc::new(FsStorage) }
+    }
+}
+
+/// A store being written.
+#[derive(Debug, Clone)]
+pub struct StoreWriter {
+    shared: Arc<Shared>,
+}
+
+/// What a writer and its units share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) layout: Layout,
+    pub(crate) spec: Spec,
+    pub(crate) plan: Plan,
+    pub(crate) poison: Poison,
+}
+
+impl StoreWriter {
+    /// Opens the store at `path` for writing, creating it if there is none. `listing` is asked only for a
+    /// new store.
+    ///
+    /// # Errors
+    /// [`Error::RecipeMismatch`] if the store at `path` is of another recipe, encoding, dataset or shard
+    /// size; [`Error::TooNew`] if it is of a later format; [`Error::Invalid`] if the folder holds
+    /// something else, or recipe and listing make no plan.
+    pub fn create_or_resume(
+        path: &Path,
+        recipe: &Recipe,
+        encodings: &Encodings,
+        listing: impl FnOnce() -> Result<Listing>,
+        options: WriterOptions,
+    ) -> Result<Self> {
+        recipe.check()?;
+        check_encodings(recipe, encodings)?;
+        let layout = Layout::new(path);
+        let storage = &options.storage;
+        let root = layout.path(layout::ROOT);
+        if !storage.exists(&root)? {
+            storage.create_dir_all(path)?;
+            let lock_path = layout.path(layout::CREATE_LOCK);
+            // One lists the dataset, the others wait and find the store.
+            let lock = storage.lock(&lock_path, Wait::Block)?;
+            let created = match storage.exists(&root)? {
+                true => Ok(()),
+                false => create(&layout, recipe, encodings, listing, &options),
+            };
+            storage.remove(&lock_path)?;
+            drop(lock);
+            created?;
+        }
+
+        let spec = Spec::parse(&storage.read(&root, MAX_DOCUMENT_BYTES)?, &root)?;
+        spec.check_same(path, recipe, encodings, options.dataset.as_ref(), options.shard_bytes)?;
+        let plan_path = layout.path(layout::PLAN);
+        Digest::of_file(&plan_path)?.check(&plan_path, &spec.plan_blake3)?;
+        let plan = table::plan::read(&plan_path, &spec.recipe, spec.shard_bytes)?;
+        let poison = Poison::default();
+        let shared = Shared { storage: options.storage, layout, spec, plan, poison };
+        remove_leftovers(&shared, &|name| name.starts_with(TEMPORARY_PREFIX))?;
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// What the store holds.
+    pub fn spec(&self) -> &Spec {
+        &self.shared.spec
+    }
+
+    /// To be shared with the threads that work for this writer: if one panics while it holds a guard,
+    /// nothing more is committed.
+    pub fn poison(&self) -> &Poison {
+        &self.shared.poison
+    }
+
+    /// Writes the final tables and the manifest if all units are in. Any worker may, any number of times.
+    pub fn finish(&self) -> Result<Finish> {
+        finish(&self.shared)
+    }
+
+    /// Writes a provenance file, `runs/<id>.json`. It is outside the content hash.
+    pub fn record_run(&self, run: &Run) -> Result<()> {
+        layout::check_name("run id", &run.id)?;
+        let path = self.shared.layout.path(&layout::run(&run.id));
+        write_file(&self.shared.storage, &path, &run.document()).map(|_| ())
+    }
+}
+
+impl FeatureSink for StoreWriter {
+    type Unit = UnitWriter;
+
+    fn plan(&self) -> &Plan {
+        &self.shared.plan
+    }
+
+    fn missing_units(&self) -> Result<Vec<Unit>> {
+        missing_units(&self.shared)
+    }
+
+    fn claim(&self, unit: &Unit) -> Result<Option<Claim>> {
+        let Shared { storage, layout, plan, .. } = &*self.shared;
+        let Some(bucket) = plan.buckets().get(unit.bucket) else { return Ok(None) };
+        let record = layout.path(&layout::record(bucket, unit.number));
+        if storage.exists(&record)? {
+            return Ok(None);
+        }
+        storage.create_dir_all(&layout.path(&layout::record_folder(bucket)))?;
+        let claim = Claim::take(storage, &layout.path(&layout::claim(bucket, unit.number)))?;
+        // The last holder may have committed between the look and the lock.
+        Ok(if storage.exists(&record)? { None } else { claim })
+    }
+
+    fn begin(&self, unit: &Unit) -> Result<UnitWriter> {
+        UnitWriter::begin(&self.shared, unit)
+    }
+}
+
+/// Units without a commit record, in plan order.
+pub(crate) fn missing_units(shared: &Shared) -> Result<Vec<Unit>> {
+    let mut committed: Vec<BTreeSet<u64>> = Vec::with_capacity(shared.plan.buckets().len());
+    for bucket in shared.plan.buckets() {
+        let names = shared.storage.list(&shared.layout.path(&layout::record_folder(bucket)))?;
+        committed.push(names.iter().filter_map(|name| layout::record_number(name)).collect());
+    }
+    let is_missing = |unit: &Unit| !committed.get(unit.bucket).is_some_and(|c| c.contains(&unit.number));
+    Ok(shared.plan.units().filter(is_missing).collect())
+}
+
+/// Writes everything of a new store but its features; the root document last.
+fn create(
+    layout: &Layout,
+    recipe: &Recipe,
+    encodings: &Encodings,
+    listing: impl FnOnce() -> Result<Listing>,
+    options: &WriterOptions,
+) -> Result<()> {
+    let storage = &options.storage;
+    refuse_foreign_folder(storage, layout)?;
+    let listing = listing()?;
+    let shard_bytes = options.shard_bytes.unwrap_or(DEFAULT_SHARD_BYTES);
+    let plan = Plan::new(recipe, &listing, shard_bytes)?;
+    let splits: BTreeSet<&str> = listing.samples.iter().map(|sample| sample.split.as_str()).collect();
+    let dataset = DatasetSpec {
+        kind: listing.dataset.clone(),
+        splits: splits.into_iter().map(str::to_owned).collect(),
+    };
+    if let Some(expected) = options.dataset.as_ref().filter(|expected| **expected != dataset) {
+        return Err(Error::invalid(format!(
+            "listing: expected {} with splits {}, found {} with splits {}",
+            expected.kind,
+            expected.splits.join(", "),
+            dataset.kind,
+            dataset.splits.join(", ")
+        )));
+    }
+
+    let publish = |staged: Staged| Ok::<_, Error>(staged.publish()?.blake3);
+    let path = |name| layout.path(name);
+    let annotations = table::annotations::write(storage, &path(layout::ANNOTATIONS), &listing)?;
+    let spec = Spec {
+        format: FORMAT,
+        fingerprint: recipe.fingerprint(),
+        recipe: recipe.clone(),
+        encodings: encodings.clone(),
+        shard_bytes,
+        dataset,
+        licence: options.licence.clone(),
+        annotations_blake3: publish(annotations)?,
+        plan_blake3: publish(table::plan::write(storage, &path(layout::PLAN), plan.rows())?)?,
+        categories_blake3: publish(table::categories::write(
+            storage,
+            &path(layout::CATEGORIES),
+            &listing.categories,
+        )?)?,
+    };
+    spec.check()?;
+    let mut documents = spec.documents(&plan)?;
+    let root = documents.remove(layout::ROOT).unwrap_or_default();
+    for (document, bytes) in &documents {
+        write_file(storage, &layout.path(document), bytes)?;
+    }
+    storage.sync_dir(layout.root())?;
+    write_file(storage, &layout.path(layout::ROOT), &root).map(|_| ())
+}
+
+/// A new store may lie in an empty folder, or in one where the creation of a store was cut off.
+fn refuse_foreign_folder(storage: &Arc<dyn Storage>, layout: &Layout) -> Result<()> {
+    const OURS: [&str; 6] = [
+        layout::CREATE_LOCK,
+        layout::PLAN,
+        layout::ANNOTATIONS,
+        layout::CATEGORIES,
+        layout::FEATURES,
+        layout::UNITS,
+    ];
+    for name in storage.list(layout.root())? {
+        if !OURS.contains(&name.as_str()) && !name.starts_with(TEMPORARY_PREFIX) {
+            return Err(Error::invalid(format!(
+                "{}: expected a featcache store or an empty folder, found {name}",
+                layout.root().display()
+            )));
+        }
+    }
+    Ok(())
+}
