@@ -1,4 +1,5 @@
 //! pipelines
 
+pub mod doctor;
 pub mod picture;
 pub mod scene;

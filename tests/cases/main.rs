@@ -4,6 +4,7 @@
 
 mod broken_images;
 mod datasets;
+mod doctor;
 mod heads;
 mod loader;
 mod mean_iou;
