@@ -1,40 +1,27 @@
-//! `cargo xtask bench`: the commands whose output docs/benchmarks.md shows. It runs them and keeps what they
-//! print under `runs/bench`; what is measured and how is `featcache bench`.
+//! `cargo xtask bench`: the commands that write the tables of docs/benchmarks.md. What is measured, how, and how
+//! a table looks is `featcache bench`.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::cargo::output;
+use crate::cargo::run;
 use crate::program::{Build, build};
 use crate::say;
 use crate::setup::setup;
 
-/// Name of the raw file and the arguments after `featcache bench`.
-const RUNS: [(&str, &[&str]); 2] = [
-    ("extract-swinv2-t", &["extract", "--backbone", "swinv2-t", "--json"]),
-    ("extract-swinv2-b", &["extract", "--backbone", "swinv2-b", "--json"]),
-];
+/// The page that the tables are appended to, under their sections.
+const PAGE: &str = "docs/benchmarks.md";
 
-/// Runs every benchmark; each store named after the command adds the reading benchmark on it.
+/// Measures extraction, and reading from each store that is named after the command.
 pub(crate) fn bench(root: &Path, stores: &[String]) -> Result<()> {
     setup(root)?;
-    let folder = root.join("runs/bench");
-    fs::create_dir_all(&folder).with_context(|| format!("failed to create {}", folder.display()))?;
-    for (name, arguments) in RUNS {
-        keep(root, &folder.join(format!("{name}.json")), arguments)?;
-    }
-    for (number, store) in stores.iter().enumerate() {
-        keep(root, &folder.join(format!("read-{number}.json")), &["read", store, "--json"])?;
-    }
-    Ok(())
+    measure(root, &["extract", "--backbone", "swinv2-t,swinv2-b"])?;
+    stores.iter().try_for_each(|store| measure(root, &["read", store]))
 }
 
-fn keep(root: &Path, path: &Path, arguments: &[&str]) -> Result<()> {
+fn measure(root: &Path, arguments: &[&str]) -> Result<()> {
     let mut command = build(root, Build::Program)?;
-    say(&format!("$ featcache bench {}", arguments.join(" ")));
-    let text = output(command.arg("bench").args(arguments))?;
-    say(text.trim_end());
-    fs::write(path, text).with_context(|| format!("failed to write {}", path.display()))
+    say(&format!("$ featcache bench {} --markdown {PAGE}", arguments.join(" ")));
+    run(command.arg("bench").args(arguments).args(["--markdown", PAGE]))
 }
