@@ -52,8 +52,9 @@ struct Slot {
 }
 
 /// Elements updated at a time: state, gradient and temporaries of a piece stay in the cache, so that
-/// memory is passed over once and not once an operation.
-const PIECE: i64 = 1 << 16;
+/// memory is passed over once and not once an operation. Below torch's grain of 32768 elements no
+/// operation is spread over threads.
+const PIECE: i64 = 1 << 14;
 
 impl AdamW {
     /// An optimizer of the trained tensors, before its first step.
@@ -125,7 +126,8 @@ impl AdamW {
                     continue;
                 }
                 // tch's addcdiv_ has no factor: -rate goes into the denominator.
-                let mut denominator = v.f_sqrt()?;
+                // √v as 1 / (1/√v): torch's sqrt starts threads however small its input.
+                let mut denominator = v.f_rsqrt()?.f_reciprocal_()?;
                 let _ = denominator.f_mul_scalar_(-1.0 / (correction * rate))?;
                 let _ = denominator.f_add_scalar_(-epsilon / rate)?;
                 let _ = p.f_addcdiv_(&m, &denominator)?;
