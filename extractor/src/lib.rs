@@ -1,6 +1,9 @@
 //! Datasets and a frozen backbone in, features out.
 //!
-//! What the features are used for is no business of this crate: its only way out is the store.
+//! In reading order: which samples exist ([`dataset`]), how a file becomes pixels ([`image`], [`resample`])
+//! and pixels the network's input ([`preprocess`]), which network makes features of it ([`backbone`],
+//! [`weights`], [`device`]). What the features are used for is no business of this crate: its only way out
+//! is the store.
 
 pub mod backbone;
 pub mod dataset;
