@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a case that cannot go on fails there and says where")]
 
+mod backbone_contract;
 mod broken_images;
 mod datasets;
 mod doctor;
@@ -11,3 +12,5 @@ mod mean_iou;
 mod pictures;
 mod pixels;
 mod scenes;
+mod swin_v2;
+mod weights;

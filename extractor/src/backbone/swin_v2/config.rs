@@ -119,15 +119,17 @@ impl SwinV2Config {
 
     /// Every parameter, in canonical order, under Microsoft's names.
     ///
-    /// Random initialisation keeps variances (standard deviation 1/√fan-in) and starts the post-norms at
-    /// weight 1. Training from scratch starts them at 0, which makes every block the identity; a frozen random
-    /// network that is to give features worth testing with must not.
+    /// Random initialisation keeps variances (standard deviation 1/√fan-in) and gives the post-norms of blocks
+    /// the weight 0.3. Training from scratch starts them at 0, which makes every block the identity; at 1 a
+    /// random network is chaotic (measured: features 20 % off in bfloat16, with 0.3 they are 1 % off).
     pub fn parameters(&self) -> Vec<Parameter> {
         let mut list = Vec::new();
         let fan_in = |n: usize| Init::Bell(1.0 / (n as f32).sqrt());
         let bias = Init::Bell(0.02);
         let norm = |list: &mut Vec<Parameter>, name: String, width: usize| {
-            list.push(Parameter::new(format!("{name}.weight"), &[width], Init::Constant(1.0)));
+            let branch = name.ends_with("norm1") || name.ends_with("norm2");
+            let weight = Init::Constant(if branch { 0.3 } else { 1.0 });
+            list.push(Parameter::new(format!("{name}.weight"), &[width], weight));
             list.push(Parameter::new(format!("{name}.bias"), &[width], bias));
         };
         let patch = PATCH as usize;
@@ -178,7 +180,7 @@ impl SwinV2Config {
 
     /// Matrix products of one picture's forward pass: 2 · multiply-adds, linear layers on the map's cells,
     /// attention on the windows that cover it. Position biases are left out: they are computed once.
-    pub(crate) fn flops(&self, input: Size) -> u64 {
+    pub fn flops(&self, input: Size) -> u64 {
         let mut map = Size::new(input.height.div_ceil(PATCH), input.width.div_ceil(PATCH));
         let cells = |map: Size| u64::from(map.height) * u64::from(map.width);
         let mut products = cells(map) * (u64::from(PATCH * PATCH) * 3) * self.channels as u64;
