@@ -164,3 +164,28 @@ fn remove(path: &Path) -> Result<()> {
     let removed = if found.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     removed.with_context(|| format!("failed to remove {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_up_is_whole_only_with_its_marker_and_every_byte_of_its_libraries() {
+        let folder = std::env::temp_dir().join(format!("featcache-xtask-setup-{}", std::process::id()));
+        let library = folder.join("lib/libtorch_cpu.so");
+        fs::create_dir_all(folder.join("lib")).expect("the temporary folder can be written");
+        fs::write(&library, b"0123456789").expect("the temporary folder can be written");
+        assert!(!is_whole(&folder), "without its marker");
+        let text = marker(&folder).expect("the folder can be listed");
+        write(&folder.join(MARKER), &text).expect("the temporary folder can be written");
+        assert!(is_whole(&folder));
+        fs::write(&library, b"01234").expect("the temporary folder can be written");
+        assert!(!is_whole(&folder), "with half of a library");
+        fs::write(&library, b"0123456789").expect("the temporary folder can be written");
+        write(&folder.join(MARKER), &text.replace("torch==", "torch==0."))
+            .expect("the temporary folder can be written");
+        assert!(!is_whole(&folder), "made from other wheels");
+        remove(&folder).expect("it was just written");
+        assert!(!is_whole(&folder), "gone");
+    }
+}

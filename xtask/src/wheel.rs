@@ -136,3 +136,45 @@ fn downloaded(wheels: &Path, wheel: &Wheel) -> Result<PathBuf> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes a zip of the named members, each holding its own name.
+    const MAKE: &str = "import sys, zipfile\n\
+        archive = zipfile.ZipFile(sys.argv[1], 'w')\n\
+        [archive.writestr(name, name) for name in sys.argv[2:]]\n\
+        archive.close()";
+
+    fn python(script: &str, arguments: &[&str]) -> Result<String> {
+        output(Command::new("python3").args(["-c", script]).args(arguments))
+    }
+
+    #[test]
+    fn only_the_named_parts_are_unpacked_and_only_inside_the_folder() {
+        if crate::cargo::find_program("python3").is_none() {
+            say("skipped: no python3");
+            return;
+        }
+        let folder = std::env::temp_dir().join(format!("featcache-xtask-wheel-{}", std::process::id()));
+        fs::create_dir_all(folder.join("out")).expect("the temporary folder can be written");
+        let text = |path: PathBuf| path.display().to_string();
+        let (wheel, out) = (text(folder.join("a.whl")), text(folder.join("out")));
+        python(MAKE, &[&wheel, "a/include/x/y.h", "a/lib/a.so", "a/lib/b.so", "bad/../../../z"])
+            .expect("python can write a zip");
+        python(UNPACK, &[&wheel, &out, "a/include/=include", "a/lib/a.so=lib/a.so"])
+            .expect("the parts are there");
+        assert_eq!(fs::read(folder.join("out/include/x/y.h")).expect("unpacked"), b"a/include/x/y.h");
+        assert_eq!(fs::read(folder.join("out/lib/a.so")).expect("unpacked"), b"a/lib/a.so");
+        assert!(!folder.join("out/lib/b.so").exists());
+        let refused =
+            python(UNPACK, &[&wheel, &out, "a/gone=gone"]).expect_err("the part is not there").to_string();
+        assert!(refused.contains("not in the wheel: a/gone"), "{refused}");
+        let refused =
+            python(UNPACK, &[&wheel, &out, "bad/=bad"]).expect_err("it leaves the folder").to_string();
+        assert!(refused.contains("outside its folder"), "{refused}");
+        assert!(!folder.join("z").exists());
+        fs::remove_dir_all(&folder).expect("it was just written");
+    }
+}
