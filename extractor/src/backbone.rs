@@ -13,7 +13,7 @@ pub use swin_v2::{SwinV2, SwinV2Config};
 
 use crate::weights::WeightSource;
 use crate::{Error, Result};
-use featcache_store::{BackboneSpec, Compute, LevelSpec, Size};
+use featcache_store::{BackboneSpec, Compute, LevelSpec, Recipe, Size};
 use tch::{Device, Tensor};
 
 /// A frozen network. One thread owns it and the device it lies on; no gradient ever flows through it.
@@ -76,6 +76,38 @@ impl Default for BackboneOptions {
             final_norm: false,
         }
     }
+}
+
+impl BackboneOptions {
+    /// The options with which a recipe's features were made, on `device`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the recipe has an option that no backbone of this version has.
+    pub fn of_recipe(recipe: &Recipe, device: Device) -> Result<Self> {
+        let mut options = Self { compute: recipe.backbone.compute, device, ..Self::default() };
+        options.extra_norm_every = Some(0);
+        options.final_norm = recipe.levels.iter().any(|level| level.norm != "none");
+        for (name, value) in &recipe.backbone.options {
+            let unreadable = || Error::invalid(format!("backbone option {name} = {value:?}: not understood"));
+            let number = |text: &str| text.trim().parse::<u32>().ok();
+            match name.as_str() {
+                "window" => options.window = Some(number(value).ok_or_else(unreadable)?),
+                "extra_norm_every" => options.extra_norm_every = Some(number(value).ok_or_else(unreadable)?),
+                "pretrained_window" => {
+                    let windows: Option<Vec<u32>> = value.split(',').map(number).collect();
+                    let windows = windows.and_then(|w| w.try_into().ok()).ok_or_else(unreadable)?;
+                    options.pretrained_window = Some(windows);
+                }
+                _ => return Err(unreadable()),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// Whether the named backbone has no weights to be read.
+pub fn is_weightless(name: &str) -> bool {
+    name == fake::NAME
 }
 
 /// What is known of a backbone before any weight is in memory.

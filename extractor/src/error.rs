@@ -58,6 +58,12 @@ pub enum Error {
         #[source]
         source: tch::TchError,
     },
+    /// A stage of the pipeline panicked: a bug. What was committed before stays.
+    #[error("the {stage} stage panicked")]
+    StagePanicked {
+        /// The stage.
+        stage: &'static str,
+    },
     /// The store refused.
     #[error(transparent)]
     Store(#[from] featcache_store::Error),

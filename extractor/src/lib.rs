@@ -6,13 +6,18 @@
 //! is the store.
 
 pub mod backbone;
+pub mod counters;
 pub mod dataset;
 pub mod device;
 pub mod error;
+pub mod extract;
 pub mod gemm_peak;
 pub mod image;
 pub mod preprocess;
 pub mod resample;
+pub mod source;
+mod units;
 pub mod weights;
+pub mod worker;
 
 pub use error::{Error, Result};

@@ -1,0 +1,142 @@
+//! What the stages of an extraction count, for whoever draws or reports it.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Counters of one extraction. Stages add, one place reads.
+#[derive(Debug, Default)]
+pub struct Counters {
+    total: AtomicU64,
+    done: AtomicU64,
+    elsewhere: AtomicU64,
+    computed: AtomicU64,
+    failed: AtomicU64,
+    bytes: AtomicU64,
+    units: AtomicU64,
+    waiting_for_decode: AtomicU64,
+    computing: AtomicU64,
+    waiting_for_writer: AtomicU64,
+}
+
+/// The stage that holds the others up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bottleneck {
+    /// Too early to say.
+    Unknown,
+    /// Reading, decoding and resizing pictures.
+    Decode,
+    /// The backbone: as it should be.
+    Backbone,
+    /// Encoding and writing features.
+    Write,
+}
+
+impl std::fmt::Display for Bottleneck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "starting",
+            Self::Decode => "decode-bound",
+            Self::Backbone => "backbone-bound",
+            Self::Write => "disk-bound",
+        })
+    }
+}
+
+impl Counters {
+    /// Counters of a run in which `done` of `total` rows were already committed.
+    pub fn new(total: u64, done: u64) -> Self {
+        Self { total: total.into(), done: done.into(), ..Self::default() }
+    }
+
+    /// Rows of the plan.
+    pub fn total(&self) -> u64 {
+        self.total.load(Relaxed)
+    }
+
+    /// Rows done: failed ones, those of earlier runs and those of other workers included.
+    pub fn done(&self) -> u64 {
+        self.done.load(Relaxed) + self.elsewhere.load(Relaxed)
+    }
+
+    /// Rows that other workers have committed while this run lasted.
+    pub fn elsewhere(&self) -> u64 {
+        self.elsewhere.load(Relaxed)
+    }
+
+    /// Rows that this run has put through the backbone.
+    pub fn computed(&self) -> u64 {
+        self.computed.load(Relaxed)
+    }
+
+    /// Rows that failed in this run.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Relaxed)
+    }
+
+    /// Feature bytes handed to the sink in this run.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Units committed in this run.
+    pub fn units(&self) -> u64 {
+        self.units.load(Relaxed)
+    }
+
+    /// Seconds that the device thread waited for decoded pictures, computed, and waited for the writer.
+    pub fn device_seconds(&self) -> [f64; 3] {
+        [&self.waiting_for_decode, &self.computing, &self.waiting_for_writer]
+            .map(|counter| counter.load(Relaxed) as f64 * 1e-9)
+    }
+
+    /// The stage that the device thread has lost most time to, if that is a tenth or more of its time.
+    pub fn bottleneck(&self) -> Bottleneck {
+        let [decode, computing, writer] = self.device_seconds();
+        let all = decode + computing + writer;
+        if self.computed() == 0 || all <= 0.0 {
+            Bottleneck::Unknown
+        } else if decode.max(writer) < 0.1 * all {
+            Bottleneck::Backbone
+        } else if decode > writer {
+            Bottleneck::Decode
+        } else {
+            Bottleneck::Write
+        }
+    }
+
+    pub(crate) fn set_elsewhere(&self, rows: u64) {
+        self.elsewhere.store(rows, Relaxed);
+    }
+
+    pub(crate) fn add_row(&self, failed: bool, bytes: u64) {
+        self.done.fetch_add(1, Relaxed);
+        if failed {
+            self.failed.fetch_add(1, Relaxed);
+        }
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub(crate) fn add_computed(&self, rows: u64) {
+        self.computed.fetch_add(rows, Relaxed);
+    }
+
+    pub(crate) fn add_unit(&self) {
+        self.units.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn add_decode_wait(&self, time: Duration) {
+        self.waiting_for_decode.fetch_add(nanos(time), Relaxed);
+    }
+
+    pub(crate) fn add_computing(&self, time: Duration) {
+        self.computing.fetch_add(nanos(time), Relaxed);
+    }
+
+    pub(crate) fn add_writer_wait(&self, time: Duration) {
+        self.waiting_for_writer.fetch_add(nanos(time), Relaxed);
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

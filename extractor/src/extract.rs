@@ -1,0 +1,338 @@
+//! The extraction pipeline: one function a stage, bounded channels between, wired in order by [`run`].
+//!
+//! ```text
+//! feed ─→ decode × N ─(in order)─→ compute (owns the device) ─→ write (owns the sink)
+//! ```
+//! A stage holds only the next sender. What a unit contains depends on the plan alone: rows are decoded in
+//! parallel but arrive in plan order, and a batch never crosses a unit.
+
+use crate::backbone::Backbone;
+use crate::counters::Counters;
+use crate::preprocess::{self, Input};
+use crate::source::{Prepared, Source};
+use crate::units::Units;
+use crate::worker::Worker;
+use crate::{Error, Result};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use featcache_store::{
+    Block, Claim, Commit, DType, FeatureSink, PlanRow, Recipe, RowOutcome, Size, Unit, UnitSink,
+};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tch::{Device, Kind, Tensor};
+
+/// Features waiting for the writer hold at most about this many bytes.
+const WRITER_QUEUE_BYTES: usize = 512 << 20;
+
+/// What one extraction runs with.
+pub struct Extraction<'a> {
+    /// Who this is among the workers that fill the same store.
+    pub worker: Worker,
+    /// The pictures.
+    pub source: &'a Source<'a>,
+    /// What the features are.
+    pub recipe: &'a Recipe,
+    /// Positions, in the backbone's levels, of the levels that are kept.
+    pub kept: &'a [usize],
+    /// Pictures a forward pass.
+    pub batch: usize,
+    /// Threads that decode and resize.
+    pub decoders: usize,
+    /// Set from outside to stop soon; the unit under way is then left uncommitted.
+    pub stop: &'a AtomicBool,
+    /// What the stages count.
+    pub counters: &'a Counters,
+}
+
+/// How an extraction ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Every unit that `work` handed out is committed.
+    Done,
+    /// `stop` was set before that.
+    Stopped,
+}
+
+/// Takes units that `sink` misses until none is left, and commits them. The calling thread owns the
+/// backbone and its device.
+///
+/// # Errors
+/// The first error of a stage; what was committed before stays. A picture that cannot be read is an
+/// outcome of its row and not an error.
+pub fn run<S: FeatureSink>(extraction: &Extraction<'_>, backbone: &dyn Backbone, sink: &S) -> Result<Ended> {
+    let decoders = extraction.decoders.max(1);
+    // Each decoder holds one picture; the queue in front of the device as many again, and one batch.
+    let (to_decoders, jobs) = bounded::<Job>(decoders);
+    let (to_device, prepared) = bounded::<Step>(2 * decoders + extraction.batch);
+    let (to_writer, outcomes) = bounded::<Outcome>(writer_queue_rows(extraction, sink));
+    std::thread::scope(|scope| {
+        let feeder = scope.spawn(move || feed(extraction, sink, &to_decoders, &to_device));
+        for _ in 0..decoders {
+            let jobs = jobs.clone();
+            scope.spawn(move || decode(extraction, &jobs));
+        }
+        drop(jobs);
+        let writer = scope.spawn(move || write(extraction, sink, &outcomes));
+        let computed = compute(extraction, backbone, &prepared, &to_writer);
+        // Closing both ends lets the other stages run out of work and return.
+        drop((prepared, to_writer));
+        let fed = feeder.join().unwrap_or(Err(Error::StagePanicked { stage: "feed" }));
+        let written = writer.join().unwrap_or(Err(Error::StagePanicked { stage: "write" }));
+        // A later stage's error is the cause of an earlier stage's closed channel, so it is told first.
+        written?;
+        computed?;
+        fed?;
+        Ok(if extraction.stop.load(Ordering::Relaxed) { Ended::Stopped } else { Ended::Done })
+    })
+}
+
+/// A picture to decode and where its result goes.
+struct Job {
+    row: PlanRow,
+    reply: Sender<Prepared>,
+}
+
+/// What the device thread works through, in order.
+enum Step {
+    Begin(Box<Begin>),
+    Row(Receiver<Prepared>),
+    End,
+}
+
+/// What the writer works through, in order.
+enum Outcome {
+    Begin(Box<Begin>),
+    Row(RowOutcome),
+    End,
+}
+
+/// A unit to do, with the claim that keeps other workers off it.
+struct Begin {
+    unit: Unit,
+    bucket: Size,
+    claim: Option<Claim>,
+}
+
+/// Hands out rows in plan order: the job to any decoder, its place in the queue to the device thread.
+fn feed<S: FeatureSink>(
+    extraction: &Extraction<'_>,
+    sink: &S,
+    decoders: &Sender<Job>,
+    device: &Sender<Step>,
+) -> Result<()> {
+    let plan = sink.plan();
+    let mut units = Units::new(sink, extraction.worker, extraction.stop, extraction.counters)?;
+    while let Some((unit, claim)) = units.next()? {
+        let Some(bucket) = plan.buckets().get(unit.bucket).map(|bucket| bucket.size) else { continue };
+        let rows = unit.rows.clone();
+        if device.send(Step::Begin(Box::new(Begin { unit, bucket, claim }))).is_err() {
+            return Ok(());
+        }
+        for row in (rows.start.0..rows.end.0).filter_map(|id| plan.row(featcache_store::RowId(id))) {
+            if extraction.stop.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            let (reply, place) = bounded(1);
+            let sent = device.send(Step::Row(place)).is_ok()
+                && decoders.send(Job { row: row.clone(), reply }).is_ok();
+            if !sent {
+                return Ok(());
+            }
+        }
+        if device.send(Step::End).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Reads, decodes and resizes until no more jobs come.
+fn decode(extraction: &Extraction<'_>, jobs: &Receiver<Job>) {
+    for Job { row, reply } in jobs {
+        // Nobody listens when the run has stopped.
+        drop(reply.send(extraction.source.prepare(&row.source, &row.view, &row.place)));
+    }
+}
+
+/// Runs the backbone on batches of consecutive rows of a unit. The only stage that holds tensors.
+fn compute(
+    extraction: &Extraction<'_>,
+    backbone: &dyn Backbone,
+    steps: &Receiver<Step>,
+    writer: &Sender<Outcome>,
+) -> Result<()> {
+    let mut batch = Batch::default();
+    let mut bucket = Size::new(0, 0);
+    loop {
+        if extraction.stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let waited = Instant::now();
+        let Ok(step) = steps.recv() else { return Ok(()) };
+        let open = match step {
+            Step::Begin(begin) => {
+                bucket = begin.bucket;
+                send(extraction, writer, Outcome::Begin(begin))
+            }
+            Step::Row(place) => {
+                let prepared = place.recv().map_err(|_| Error::StagePanicked { stage: "decode" })?;
+                extraction.counters.add_decode_wait(waited.elapsed());
+                batch.push(prepared);
+                batch.pictures < extraction.batch.max(1)
+                    || batch.flush(extraction, backbone, bucket, writer)?
+            }
+            Step::End => {
+                batch.flush(extraction, backbone, bucket, writer)? && send(extraction, writer, Outcome::End)
+            }
+        };
+        if !open {
+            return Ok(());
+        }
+    }
+}
+
+/// Consecutive rows of a unit; failed ones keep their place.
+#[derive(Default)]
+struct Batch {
+    rows: Vec<(Option<String>, std::result::Result<usize, String>)>,
+    inputs: Vec<Input>,
+    pictures: usize,
+}
+
+impl Batch {
+    fn push(&mut self, prepared: Prepared) {
+        let outcome = prepared.input.map(|input| {
+            self.inputs.push(input);
+            self.pictures += 1;
+            self.inputs.len() - 1
+        });
+        self.rows.push((prepared.source_blake3, outcome));
+    }
+
+    /// Sends all rows on, with features; `false` when the writer has gone.
+    fn flush(
+        &mut self,
+        extraction: &Extraction<'_>,
+        backbone: &dyn Backbone,
+        bucket: Size,
+        writer: &Sender<Outcome>,
+    ) -> Result<bool> {
+        let started = Instant::now();
+        let maps = match self.inputs.is_empty() {
+            true => Vec::new(),
+            false => forward(extraction, backbone, &self.inputs, bucket)?,
+        };
+        extraction.counters.add_computing(started.elapsed());
+        for (source_blake3, outcome) in self.rows.drain(..) {
+            let outcome = match outcome {
+                Ok(index) => {
+                    let started = Instant::now();
+                    let blocks = maps.iter().map(|map| block(map, index)).collect::<Result<Vec<_>>>()?;
+                    extraction.counters.add_computing(started.elapsed());
+                    RowOutcome::Features { blocks, source_blake3: source_blake3.unwrap_or_default() }
+                }
+                Err(reason) => RowOutcome::Failed { reason, source_blake3 },
+            };
+            if !send(extraction, writer, Outcome::Row(outcome)) {
+                return Ok(false);
+            }
+        }
+        self.inputs.clear();
+        self.pictures = 0;
+        Ok(true)
+    }
+}
+
+/// The kept levels `[n, h, w, c]` of pictures of one bucket, in this machine's memory.
+fn forward(
+    extraction: &Extraction<'_>,
+    backbone: &dyn Backbone,
+    inputs: &[Input],
+    bucket: Size,
+) -> Result<Vec<Tensor>> {
+    let pixels = preprocess::collate(inputs, bucket, &extraction.recipe.preprocess, backbone.device())?;
+    let levels = backbone.forward(&pixels)?;
+    let fetch = Error::torch("fetching features from the device");
+    let kept: std::result::Result<Vec<_>, _> = extraction
+        .kept
+        .iter()
+        .filter_map(|&level| levels.get(level))
+        .map(|map| map.f_to_device(Device::Cpu)?.f_contiguous())
+        .collect();
+    let kept = kept.map_err(fetch)?;
+    extraction.counters.add_computed(inputs.len() as u64);
+    Ok(kept)
+}
+
+/// Sample `index` of `map` `[n, h, w, c]` as bytes.
+///
+/// # Errors
+/// The map is not of a floating-point type that a store holds.
+pub fn block(map: &Tensor, index: usize) -> Result<Block> {
+    let dtype = match map.kind() {
+        Kind::Float => DType::F32,
+        Kind::BFloat16 => DType::Bf16,
+        Kind::Half => DType::F16,
+        kind => return Err(Error::invalid(format!("features of kind {kind:?}: expected f32, f16 or bf16"))),
+    };
+    let copy = || {
+        let sample = map.f_select(0, index as i64)?; // [h, w, c]
+        let (h, w, c) = sample.size3()?;
+        let shape = [h as usize, w as usize, c as usize];
+        let count = shape.iter().product::<usize>();
+        let mut bytes = vec![0; count * dtype.bytes()];
+        sample.f_copy_data_u8(&mut bytes, count)?;
+        Ok(Block { shape, dtype, bytes })
+    };
+    copy().map_err(Error::torch("copying features"))
+}
+
+fn send(extraction: &Extraction<'_>, writer: &Sender<Outcome>, outcome: Outcome) -> bool {
+    let started = Instant::now();
+    let open = writer.send(outcome).is_ok();
+    extraction.counters.add_writer_wait(started.elapsed());
+    open
+}
+
+/// Appends rows to the open unit and commits it at its end.
+fn write<S: FeatureSink>(extraction: &Extraction<'_>, sink: &S, outcomes: &Receiver<Outcome>) -> Result<()> {
+    let mut open: Option<(S::Unit, Option<Claim>)> = None;
+    for outcome in outcomes {
+        match outcome {
+            Outcome::Begin(begin) => open = Some((sink.begin(&begin.unit)?, begin.claim)),
+            Outcome::Row(row) => {
+                let Some((unit, _)) = &mut open else { continue };
+                let (failed, bytes) = match &row {
+                    RowOutcome::Features { blocks, .. } => {
+                        (false, blocks.iter().map(|b| b.bytes.len() as u64).sum())
+                    }
+                    RowOutcome::Failed { .. } => (true, 0),
+                };
+                unit.append(row)?;
+                extraction.counters.add_row(failed, bytes);
+            }
+            Outcome::End => {
+                let Some((unit, claim)) = open.take() else { continue };
+                if unit.commit()? == Commit::Published {
+                    extraction.counters.add_unit();
+                }
+                // Only now may another worker look at this unit again.
+                drop(claim);
+            }
+        }
+    }
+    // A unit left open by a stopped run is dropped here and was never there.
+    Ok(())
+}
+
+/// Rows that may wait for the writer: bounded by bytes, at least two so that writing overlaps computing.
+fn writer_queue_rows<S: FeatureSink>(extraction: &Extraction<'_>, sink: &S) -> usize {
+    let element = extraction.recipe.backbone.compute.dtype().bytes();
+    let row_bytes = |size: Size| {
+        let elements =
+            extraction.recipe.levels.iter().map(|level| level.shape(size).iter().product::<usize>());
+        elements.sum::<usize>() * element
+    };
+    let largest = sink.plan().buckets().iter().map(|bucket| row_bytes(bucket.size)).max();
+    (WRITER_QUEUE_BYTES / largest.unwrap_or(1).max(1)).clamp(2, 256)
+}

@@ -1,0 +1,224 @@
+//! `featcache extract`: the pipeline from pictures to a finished store; the same command resumes.
+
+use crate::cli::ExtractArgs;
+use crate::dataset::Pictures;
+use crate::exit::{ExitCode, failure};
+use crate::model::Model;
+use crate::progress::{Progress, bytes, duration};
+use crate::report::Report;
+use crate::{interrupt, machine};
+use anyhow::Result;
+use featcache_extractor::counters::Counters;
+use featcache_extractor::extract::{self, Ended, Extraction};
+use featcache_extractor::source::Source;
+use featcache_extractor::worker::Worker;
+use featcache_store::{
+    DatasetSpec, Encodings, Error, FeatureSink, Finish, Licence, OpenOptions, Status, Store, StoreWriter,
+    WriterOptions,
+};
+use serde::Serialize;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// Failed samples named in the summary; the rest are counted.
+const FAILURES_SHOWN: usize = 20;
+
+#[derive(Debug, Serialize)]
+struct Summary {
+    store: String,
+    fingerprint: String,
+    finished: bool,
+    interrupted: bool,
+    units_missing: usize,
+    rows: u64,
+    rows_this_run: u64,
+    failed: u64,
+    failures: Vec<FailedRow>,
+    seconds: f64,
+    images_per_second: f64,
+    bytes_written: u64,
+    bottleneck: String,
+    device_seconds: DeviceSeconds,
+    peak_rss_bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct DeviceSeconds {
+    waiting_for_decode: f64,
+    computing: f64,
+    waiting_for_writer: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct FailedRow {
+    split: String,
+    view: String,
+    key: String,
+    reason: String,
+}
+
+pub(super) fn run(args: &ExtractArgs, quiet: bool) -> Result<Report> {
+    let pictures = Pictures::from_args(&args.dataset)?;
+    let worker = Worker::detect(args.rank, args.world, |name| std::env::var(name).ok())
+        .map_err(|what| failure(ExitCode::Usage, what))?;
+    let model = Model::from_args(&args.recipe, &args.weights, &args.machine)?;
+    let writer = open(args, &pictures, &model)?;
+    let summary = fill(args, &model, &writer, worker, quiet)?;
+    let code = if summary.interrupted || !summary.finished || (args.strict && summary.failed > 0) {
+        ExitCode::Incomplete
+    } else {
+        ExitCode::Done
+    };
+    Report::new(&summary, text(&summary)).map(|report| report.ending(code))
+}
+
+/// Creates the store, or goes on with it if it is of the same recipe, encodings and dataset.
+fn open(args: &ExtractArgs, pictures: &Pictures, model: &Model) -> Result<StoreWriter> {
+    let encodings = Encodings::parse(&args.store.store, &model.recipe.levels)
+        .map_err(|error| failure(ExitCode::Usage, format!("--store: {error}")))?;
+    let mut splits = pictures.splits.clone();
+    splits.sort();
+    let options = WriterOptions {
+        shard_bytes: Some(args.store.shard_mib << 20),
+        dataset: (!splits.is_empty()).then(|| DatasetSpec { kind: pictures.kind.to_owned(), splits }),
+        licence: Licence { weights: args.weights_licence.clone(), images: args.images_licence.clone() },
+        ..WriterOptions::default()
+    };
+    // The store asks for the listing only if there is none yet, and speaks only of its own errors.
+    let mut unlisted = None;
+    let list = || {
+        pictures.list(&model.recipe.preprocess).map_err(|error| {
+            let what = error.to_string();
+            unlisted = Some(error);
+            Error::invalid(what)
+        })
+    };
+    let writer = StoreWriter::create_or_resume(&args.out, &model.recipe, &encodings, list, options);
+    if let Some(error) = unlisted {
+        return Err(error.into());
+    }
+    let writer = writer?;
+    let found = &writer.spec().dataset.kind;
+    if found != pictures.kind {
+        return Err(Error::RecipeMismatch {
+            path: args.out.clone(),
+            field: "dataset".to_owned(),
+            expected: pictures.kind.to_owned(),
+            found: found.clone(),
+        }
+        .into());
+    }
+    Ok(writer)
+}
+
+/// Does the units that are missing, and finishes the store if none is left.
+fn fill(
+    args: &ExtractArgs,
+    model: &Model,
+    writer: &StoreWriter,
+    worker: Worker,
+    quiet: bool,
+) -> Result<Summary> {
+    let rows = writer.plan().rows().len() as u64;
+    let missing: u64 = writer.missing_units()?.iter().map(|unit| unit.row_count()).sum();
+    let counters = Arc::new(Counters::new(rows, rows - missing));
+    let stop = interrupt::flag()?;
+    let started = Instant::now();
+    let mut record = machine::run_record(args, worker, model.backbone.device())?;
+    let mut ended = Ended::Done;
+    if missing > 0 {
+        writer.record_run(&record)?;
+        let extraction = Extraction {
+            worker,
+            source: &Source::new(&args.dataset.root, &model.recipe)?,
+            recipe: &model.recipe,
+            kept: &model.kept,
+            batch: args.batch.unwrap_or_else(|| machine::default_batch(model.backbone.device())),
+            decoders: args.decoders.unwrap_or_else(machine::default_decoders),
+            stop,
+            counters: &counters,
+        };
+        let progress = Progress::start(Arc::clone(&counters), quiet);
+        let result = extract::run(&extraction, model.backbone.as_ref(), writer);
+        drop(progress);
+        ended = result?;
+        record.ended_unix_s = machine::unix_seconds();
+        record.units = counters.units();
+        record.rows = counters.computed();
+        record.failed = counters.failed();
+        writer.record_run(&record)?;
+    }
+    let finish = match ended {
+        Ended::Done => writer.finish()?,
+        Ended::Stopped => Finish::Missing(writer.missing_units()?.len()),
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    let failures = failures(args)?;
+    let [waiting_for_decode, computing, waiting_for_writer] = counters.device_seconds();
+    Ok(Summary {
+        store: args.out.display().to_string(),
+        fingerprint: model.recipe.fingerprint().to_string(),
+        finished: finish == Finish::Done,
+        interrupted: stop.load(Ordering::Relaxed),
+        units_missing: match finish {
+            Finish::Done => 0,
+            Finish::Missing(units) => units,
+        },
+        rows,
+        rows_this_run: counters.done() - counters.elsewhere() - (rows - missing),
+        failed: failures.len() as u64,
+        failures,
+        seconds,
+        images_per_second: counters.computed() as f64 / seconds.max(1e-9),
+        bytes_written: counters.bytes(),
+        bottleneck: counters.bottleneck().to_string(),
+        device_seconds: DeviceSeconds { waiting_for_decode, computing, waiting_for_writer },
+        peak_rss_bytes: machine::peak_rss_bytes(),
+    })
+}
+
+/// Rows of the store without features, from what is committed.
+fn failures(args: &ExtractArgs) -> Result<Vec<FailedRow>> {
+    let store = Store::open(&args.out, OpenOptions { incomplete: true })?;
+    let failed = store.rows().iter().filter_map(|row| match &row.status {
+        Status::Failed(reason) => Some(FailedRow {
+            split: row.split.to_string(),
+            view: row.view.to_string(),
+            key: row.key.to_string(),
+            reason: reason.clone(),
+        }),
+        Status::Ok | Status::Missing => None,
+    });
+    Ok(failed.collect())
+}
+
+fn text(summary: &Summary) -> String {
+    let mut out = format!(
+        "{}: {} of {} rows, {} failed\n",
+        summary.store,
+        summary.rows_this_run,
+        summary.rows,
+        summary.failed
+    );
+    out += &format!(
+        "{} in {}: {:.2} img/s, {}\n",
+        bytes(summary.bytes_written),
+        duration(summary.seconds),
+        summary.images_per_second,
+        summary.bottleneck
+    );
+    for row in summary.failures.iter().take(FAILURES_SHOWN) {
+        out += &format!("failed: {}/{}: {}\n", row.split, row.key, row.reason);
+    }
+    if summary.failures.len() > FAILURES_SHOWN {
+        out += &format!("… and {} more: see samples.parquet\n", summary.failures.len() - FAILURES_SHOWN);
+    }
+    if summary.finished {
+        out += &format!("finished, fingerprint {}\n", &summary.fingerprint);
+    } else {
+        let why = if summary.interrupted { "interrupted: " } else { "" };
+        out += &format!("{why}{} units missing: run the same command to go on\n", summary.units_missing);
+    }
+    out
+}

@@ -1,0 +1,245 @@
+//! `featcache plan`: what an extraction will cost, before it is run.
+
+use crate::cli::PlanArgs;
+use crate::dataset::Pictures;
+use crate::exit::{ExitCode, failure};
+use crate::model::{self, Model};
+use crate::progress::{bytes, duration};
+use crate::report::{self, Report};
+use anyhow::{Context, Result};
+use featcache_extractor::preprocess;
+use featcache_extractor::source::Source;
+use featcache_store::{Encodings, Plan, PlanRow};
+use serde::Serialize;
+use std::fmt::Write;
+use std::time::Instant;
+
+#[derive(Debug, Serialize)]
+struct Outlook {
+    dataset: String,
+    splits: Vec<SplitOutlook>,
+    backbone: String,
+    compute: featcache_store::Compute,
+    resize: String,
+    views: Vec<String>,
+    rows: u64,
+    unreadable: u64,
+    buckets: Vec<BucketOutlook>,
+    levels: Vec<LevelOutlook>,
+    bytes: u64,
+    bytes_per_row: f64,
+    units: u64,
+    files: u64,
+    estimate: Option<Estimate>,
+}
+
+#[derive(Debug, Serialize)]
+struct SplitOutlook {
+    name: String,
+    samples: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct BucketOutlook {
+    split: String,
+    view: String,
+    size: String,
+    rows: u64,
+    units: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct LevelOutlook {
+    name: String,
+    stride: u32,
+    channels: u32,
+    encoding: String,
+    bytes: u64,
+    share: f64,
+}
+
+/// Time of a handful of pictures, one by one, decoding included; the first is a warm-up and not counted.
+#[derive(Debug, Serialize)]
+struct Estimate {
+    device: String,
+    threads: usize,
+    timed_images: usize,
+    seconds_per_image: f64,
+    seconds_per_image_min: f64,
+    seconds_per_image_max: f64,
+    hours: f64,
+}
+
+pub(super) fn run(args: &PlanArgs) -> Result<Report> {
+    let source = Pictures::from_args(&args.dataset)?;
+    let recipe = model::planned_recipe(&args.recipe)?;
+    let encodings = Encodings::parse(&args.store.store, &recipe.levels)
+        .map_err(|error| failure(ExitCode::Usage, format!("--store: {error}")))?;
+    let listing = source.list(&recipe.preprocess)?;
+    let plan = Plan::new(&recipe, &listing, args.store.shard_mib << 20)?;
+    let estimate = if args.time_images == 0 { None } else { estimate(args, &plan)? };
+
+    let level_bytes: Vec<u64> = recipe.levels.iter().map(|level| plan.level_elements(level) * element_bytes(&encodings, &level.name)).collect();
+    let total: u64 = level_bytes.iter().sum();
+    let unreadable = plan.rows().iter().filter(|row| row.place.is_err()).count() as u64;
+    let units = plan.unit_count();
+    let arrays = plan.buckets().len() * recipe.levels.len();
+    // Shards and records; array and group documents; spec, plan, samples, annotations, categories, manifest.
+    let files = units * (recipe.levels.len() as u64 + 1) + (arrays + plan.buckets().len()) as u64 + 6;
+    let rows = plan.rows().len() as u64;
+    let splits: std::collections::BTreeSet<&str> = listing.samples.iter().map(|s| s.split.as_str()).collect();
+    let outlook = Outlook {
+        dataset: source.kind.to_owned(),
+        splits: splits
+            .iter()
+            .map(|&name| SplitOutlook {
+                name: name.to_owned(),
+                samples: listing.samples.iter().filter(|sample| sample.split == name).count() as u64,
+            })
+            .collect(),
+        backbone: recipe.backbone.name.clone(),
+        compute: recipe.backbone.compute,
+        resize: recipe.preprocess.resize.to_string(),
+        views: recipe.views.iter().map(|view| view.name.clone()).collect(),
+        rows,
+        unreadable,
+        buckets: plan
+            .buckets()
+            .iter()
+            .map(|bucket| BucketOutlook {
+                split: bucket.split.to_string(),
+                view: bucket.view.to_string(),
+                size: bucket.size.to_string(),
+                rows: bucket.row_count(),
+                units: bucket.unit_count(),
+            })
+            .collect(),
+        levels: recipe
+            .levels
+            .iter()
+            .zip(&level_bytes)
+            .map(|(level, &bytes)| LevelOutlook {
+                name: level.name.clone(),
+                stride: level.stride,
+                channels: level.channels,
+                encoding: encodings.of(&level.name).map_or(String::new(), |e| e.to_string()),
+                bytes,
+                share: bytes as f64 / total.max(1) as f64,
+            })
+            .collect(),
+        bytes: total,
+        bytes_per_row: total as f64 / (rows - unreadable).max(1) as f64,
+        units,
+        files,
+        estimate,
+    };
+    Report::new(&outlook, text(&outlook))
+}
+
+/// Times a handful of pictures from the largest buckets' middle, so that the estimate is not of an easy case.
+fn estimate(args: &PlanArgs, plan: &Plan) -> Result<Option<Estimate>> {
+    let readable: Vec<&PlanRow> = plan.rows().iter().filter(|row| row.place.is_ok()).collect();
+    if readable.is_empty() {
+        return Ok(None);
+    }
+    let mut weights = args.weights.clone();
+    if weights.weights.is_none() && weights.random_weights.is_none() {
+        weights.random_weights = Some(0);
+    }
+    let model = Model::from_args(&args.recipe, &weights, &args.machine)?;
+    let source = Source::new(&args.dataset.root, &model.recipe)?;
+    let count = args.time_images.min(readable.len());
+    let pixels = |row: &PlanRow| row.place.as_ref().map_or(0.0, |place| f64::from(place.bucket.height) * f64::from(place.bucket.width));
+    let mean_pixels = readable.iter().map(|row| pixels(row)).sum::<f64>() / readable.len() as f64;
+    let mut seconds = Vec::new();
+    for index in 0..=count {
+        let row = readable[index * (readable.len() - 1) / count.max(1)];
+        let started = Instant::now();
+        time_row(&source, &model, row).with_context(|| format!("timing {}", row.source))?;
+        // Time grows with the pixels: each picture's time is scaled to the plan's mean picture.
+        seconds.push(started.elapsed().as_secs_f64() * mean_pixels / pixels(row).max(1.0));
+    }
+    let mut counted = seconds[1..].to_vec();
+    counted.sort_by(f64::total_cmp);
+    let median = counted[counted.len() / 2];
+    Ok(Some(Estimate {
+        device: args.machine.device.clone(),
+        threads: usize::try_from(tch::get_num_threads()).unwrap_or(1),
+        timed_images: count,
+        seconds_per_image: median,
+        seconds_per_image_min: counted[0],
+        seconds_per_image_max: counted[counted.len() - 1],
+        hours: median * readable.len() as f64 / 3600.0,
+    }))
+}
+
+fn time_row(source: &Source<'_>, model: &Model, row: &PlanRow) -> Result<()> {
+    let prepared = source.prepare(&row.source, &row.view, &row.place);
+    // A picture that does not decode costs no backbone time: it is timed as what it is.
+    let (Ok(input), Ok(place)) = (prepared.input, &row.place) else { return Ok(()) };
+    let device = model.backbone.device();
+    let pixels = preprocess::collate(&[input], place.bucket, &model.recipe.preprocess, device)?;
+    for map in model.backbone.forward(&pixels)? {
+        map.f_to_device(tch::Device::Cpu)?;
+    }
+    Ok(())
+}
+
+fn element_bytes(encodings: &Encodings, level: &str) -> u64 {
+    encodings.of(level).map_or(0, |encoding| encoding.payload_dtype().bytes() as u64)
+}
+
+fn text(outlook: &Outlook) -> String {
+    let mut out = String::new();
+    let splits: Vec<String> =
+        outlook.splits.iter().map(|split| format!("{} ({} samples)", split.name, split.samples)).collect();
+    let mut line = |name: &str, value: String| {
+        // Writing to a String does not fail.
+        drop(writeln!(out, "{name:<10}{value}"));
+    };
+    line("dataset", format!("{}: {}", outlook.dataset, splits.join(", ")));
+    line("backbone", format!("{} in {:?}", outlook.backbone, outlook.compute).to_lowercase());
+    line("input", format!("resize {}, views {}", outlook.resize, outlook.views.join(", ")));
+    line(
+        "rows",
+        format!("{} in {} buckets, {} unreadable", outlook.rows, outlook.buckets.len(), outlook.unreadable),
+    );
+    line("store", format!("{} units, {} files", outlook.units, outlook.files));
+    let mut rows: Vec<Vec<String>> = outlook
+        .levels
+        .iter()
+        .map(|level| {
+            vec![
+                level.name.clone(),
+                level.stride.to_string(),
+                level.channels.to_string(),
+                level.encoding.clone(),
+                bytes(level.bytes),
+                format!("{:.1} %", 100.0 * level.share),
+            ]
+        })
+        .collect();
+    rows.push(vec![
+        "all".to_owned(),
+        String::new(),
+        String::new(),
+        String::new(),
+        bytes(outlook.bytes),
+        format!("{}/row", bytes(outlook.bytes_per_row as u64)),
+    ]);
+    out.push('\n');
+    out.push_str(&report::table(&["level", "stride", "channels", "encoding", "bytes", "share"], &rows));
+    if let Some(estimate) = &outlook.estimate {
+        out.push_str(&format!(
+            "\nestimate  {} on {} with {} threads: {:.2} s/image (median of {}, {:.2} to {:.2})\n",
+            duration(estimate.hours * 3600.0),
+            estimate.device,
+            estimate.threads,
+            estimate.seconds_per_image,
+            estimate.timed_images,
+            estimate.seconds_per_image_min,
+            estimate.seconds_per_image_max
+        ));
+    }
+    out
+}

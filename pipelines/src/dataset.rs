@@ -1,0 +1,52 @@
+//! The dataset that the flags name.
+
+use crate::cli::{DatasetArgs, DatasetKind};
+use anyhow::Result;
+use featcache_extractor::dataset::{self, Dataset};
+use featcache_store::{Listing, Preprocess};
+
+/// A dataset and how much of it is wanted.
+pub struct Pictures {
+    dataset: Box<dyn Dataset>,
+    limit: Option<usize>,
+    /// `coco`, `ade20k` or `folder`.
+    pub kind: &'static str,
+    /// Splits in the order given; empty for all that are found.
+    pub splits: Vec<String>,
+}
+
+impl Pictures {
+    /// The dataset that the flags name; nothing is listed yet.
+    ///
+    /// # Errors
+    /// The root is not a folder.
+    pub fn from_args(args: &DatasetArgs) -> Result<Self> {
+        let kind = match args.dataset {
+            DatasetKind::Coco => "coco",
+            DatasetKind::Ade20k => "ade20k",
+            DatasetKind::Folder => "folder",
+        };
+        let dataset = dataset::open(kind, &args.root, &args.split)?;
+        Ok(Self { dataset, limit: args.limit, kind, splits: args.split.clone() })
+    }
+
+    /// Lists samples and labels; of each split at most the first `limit` by key.
+    ///
+    /// # Errors
+    /// The layout is not what it should be, or not readable.
+    pub fn list(&self, preprocess: &Preprocess) -> featcache_extractor::Result<Listing> {
+        let mut listing = self.dataset.list(preprocess)?;
+        let Some(limit) = self.limit else { return Ok(listing) };
+        listing.samples.sort_by(|a, b| (&a.split, &a.key).cmp(&(&b.split, &b.key)));
+        let mut taken = std::collections::HashMap::<String, usize>::new();
+        listing.samples.retain(|sample| {
+            let taken = taken.entry(sample.split.clone()).or_default();
+            *taken += 1;
+            *taken <= limit
+        });
+        let kept: std::collections::HashSet<_> =
+            listing.samples.iter().map(|sample| (sample.split.clone(), sample.key.clone())).collect();
+        listing.annotations.retain(|label| kept.contains(&(label.split.clone(), label.key.clone())));
+        Ok(listing)
+    }
+}
