@@ -72,7 +72,7 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<ExitCode> 
     if let Some(error) = cause.downcast_ref::<heads::Error>() {
         return Some(match error {
             heads::Error::Store(error) => code_of_store(error),
-            heads::Error::Mismatch { .. } => ExitCode::RecipeMismatch,
+            heads::Error::RunMismatch { .. } => ExitCode::RecipeMismatch,
             _ => ExitCode::BadInput,
         });
     }

@@ -4,20 +4,16 @@
 //! [`machine`]), what is done ([`command`]), and what people see ([`progress`], [`report`], [`exit`],
 //! [`picture`], [`pyramid`], [`scene`]).
 
-<<<<<<< Updated upstream
-pub mod doctor;
-=======
 pub mod cli;
 pub mod command;
 pub mod config;
 pub mod dataset;
+pub mod doctor;
 pub mod exit;
 pub mod interrupt;
 pub mod machine;
 pub mod model;
->>>>>>> Stashed changes
 pub mod picture;
 pub mod progress;
-pub mod pyramid;
 pub mod report;
 pub mod scene;

@@ -31,8 +31,6 @@ impl Model {
         let source = weight_source(weights, &recipe.backbone)?;
         let mut options = options(recipe)?;
         options.device = machine.device.parse::<DeviceChoice>()?.open()?;
-        // Levels and rules are checked before gigabytes of weights are read.
-        planned_recipe(recipe)?;
         set_threads(machine);
         let backbone = backbone::build(&recipe.backbone, &source, &options)?;
         let kept = kept(backbone.levels(), &recipe.levels)?;
@@ -47,8 +45,7 @@ impl Model {
     pub fn from_recipe(recipe: &Recipe, weights: &WeightArgs, machine: &MachineArgs) -> Result<Self> {
         let name = &recipe.backbone.name;
         let source = weight_source(weights, name)?;
-        let mut options = BackboneOptions::from_spec(&recipe.backbone)?;
-        options.device = machine.device.parse::<DeviceChoice>()?.open()?;
+        let options = BackboneOptions::of_recipe(recipe, machine.device.parse::<DeviceChoice>()?.open()?)?;
         set_threads(machine);
         let backbone = backbone::build(name, &source, &options)?;
         let (expected, found) = (&recipe.backbone, backbone.spec());
@@ -67,12 +64,13 @@ impl Model {
     }
 }
 
-/// The recipe that the flags describe, for a plan, without a weight in memory: its weights hash is empty.
+/// The recipe that the flags describe, without a weight in memory. Without weights given: seed 0's.
 ///
 /// # Errors
-/// Unknown names.
-pub fn planned_recipe(args: &RecipeArgs) -> Result<Recipe> {
-    let outline = backbone::outline(&args.backbone, &options(args)?)?;
+/// Unknown names, weights that do not fit.
+pub fn planned_recipe(args: &RecipeArgs, weights: &WeightArgs) -> Result<Recipe> {
+    let source = weight_source(weights, &args.backbone).unwrap_or(WeightSource::Random(0));
+    let outline = backbone::outline(&args.backbone, &source, &options(args)?)?;
     recipe_of(args, outline.spec, &outline.levels, outline.divisor)
 }
 
@@ -107,7 +105,8 @@ fn options(args: &RecipeArgs) -> Result<BackboneOptions> {
         .map(|text| {
             let windows: Option<Vec<u32>> = text.split(',').map(|w| w.trim().parse().ok()).collect();
             windows.and_then(|windows| windows.try_into().ok()).ok_or_else(|| {
-                let message = format!("--pretrained-window {text:?}: expected four numbers, such as 12,12,12,6");
+                let message =
+                    format!("--pretrained-window {text:?}: expected four numbers, such as 12,12,12,6");
                 failure(ExitCode::Usage, message)
             })
         })

@@ -1,6 +1,6 @@
 //! The progress line of an extraction: the only place that draws. Stages send counters, this reads them.
 
-use featcache_extractor::extract::Counters;
+use featcache_extractor::counters::Counters;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Arc;

@@ -27,6 +27,16 @@ impl Report {
         self
     }
 
+    /// As text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// As JSON.
+    pub fn json(&self) -> &serde_json::Value {
+        &self.json
+    }
+
     /// Writes it to stdout.
     ///
     /// # Errors

@@ -196,10 +196,7 @@ fn failures(args: &ExtractArgs) -> Result<Vec<FailedRow>> {
 fn text(summary: &Summary) -> String {
     let mut out = format!(
         "{}: {} of {} rows, {} failed\n",
-        summary.store,
-        summary.rows_this_run,
-        summary.rows,
-        summary.failed
+        summary.store, summary.rows_this_run, summary.rows, summary.failed
     );
     out += &format!(
         "{} in {}: {:.2} img/s, {}\n",

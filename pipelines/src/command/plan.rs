@@ -11,7 +11,6 @@ use featcache_extractor::preprocess;
 use featcache_extractor::source::Source;
 use featcache_store::{Encodings, Plan, PlanRow};
 use serde::Serialize;
-use std::fmt::Write;
 use std::time::Instant;
 
 #[derive(Debug, Serialize)]
@@ -72,14 +71,18 @@ struct Estimate {
 
 pub(super) fn run(args: &PlanArgs) -> Result<Report> {
     let source = Pictures::from_args(&args.dataset)?;
-    let recipe = model::planned_recipe(&args.recipe)?;
+    let recipe = model::planned_recipe(&args.recipe, &args.weights)?;
     let encodings = Encodings::parse(&args.store.store, &recipe.levels)
         .map_err(|error| failure(ExitCode::Usage, format!("--store: {error}")))?;
     let listing = source.list(&recipe.preprocess)?;
     let plan = Plan::new(&recipe, &listing, args.store.shard_mib << 20)?;
     let estimate = if args.time_images == 0 { None } else { estimate(args, &plan)? };
 
-    let level_bytes: Vec<u64> = recipe.levels.iter().map(|level| plan.level_elements(level) * element_bytes(&encodings, &level.name)).collect();
+    let level_bytes: Vec<u64> = recipe
+        .levels
+        .iter()
+        .map(|level| plan.level_elements(level) * element_bytes(&encodings, &level.name))
+        .collect();
     let total: u64 = level_bytes.iter().sum();
     let unreadable = plan.rows().iter().filter(|row| row.place.is_err()).count() as u64;
     let units = plan.unit_count();
@@ -149,7 +152,9 @@ fn estimate(args: &PlanArgs, plan: &Plan) -> Result<Option<Estimate>> {
     let model = Model::from_args(&args.recipe, &weights, &args.machine)?;
     let source = Source::new(&args.dataset.root, &model.recipe)?;
     let count = args.time_images.min(readable.len());
-    let pixels = |row: &PlanRow| row.place.as_ref().map_or(0.0, |place| f64::from(place.bucket.height) * f64::from(place.bucket.width));
+    let pixels = |row: &PlanRow| {
+        row.place.as_ref().map_or(0.0, |place| f64::from(place.bucket.height) * f64::from(place.bucket.width))
+    };
     let mean_pixels = readable.iter().map(|row| pixels(row)).sum::<f64>() / readable.len() as f64;
     let mut seconds = Vec::new();
     for index in 0..=count {
@@ -180,7 +185,7 @@ fn time_row(source: &Source<'_>, model: &Model, row: &PlanRow) -> Result<()> {
     let device = model.backbone.device();
     let pixels = preprocess::collate(&[input], place.bucket, &model.recipe.preprocess, device)?;
     for map in model.backbone.forward(&pixels)? {
-        map.f_to_device(tch::Device::Cpu)?;
+        drop(map.f_to_device(tch::Device::Cpu)?);
     }
     Ok(())
 }
@@ -193,10 +198,7 @@ fn text(outlook: &Outlook) -> String {
     let mut out = String::new();
     let splits: Vec<String> =
         outlook.splits.iter().map(|split| format!("{} ({} samples)", split.name, split.samples)).collect();
-    let mut line = |name: &str, value: String| {
-        // Writing to a String does not fail.
-        drop(writeln!(out, "{name:<10}{value}"));
-    };
+    let mut line = |name: &str, value: String| out.push_str(&format!("{name:<10}{value}\n"));
     line("dataset", format!("{}: {}", outlook.dataset, splits.join(", ")));
     line("backbone", format!("{} in {:?}", outlook.backbone, outlook.compute).to_lowercase());
     line("input", format!("resize {}, views {}", outlook.resize, outlook.views.join(", ")));
