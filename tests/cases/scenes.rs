@@ -155,9 +155,9 @@ fn scenes_of_any_size_are_drawn() {
 
 #[test]
 fn run_lengths_go_down_the_columns_and_start_outside() {
-    // . #
-    // # #
-    assert_eq!(run_lengths(&[false, true, true, true], 2), [1, 3]);
+    // . # .
+    // # # .
+    assert_eq!(run_lengths(&[false, true, false, true, true, false], 3), [1, 3, 2]);
     assert_eq!(run_lengths(&[true, false], 2), [0, 1, 1]);
     assert_eq!(run_lengths(&[], 0), [0]);
 }
