@@ -102,7 +102,7 @@ impl Painter {
         let side = self.labels.width().min(self.labels.height()) as f32;
         let texture = Texture::of_object(random);
         for _ in 0..PLACEMENTS {
-            let radius = side * random.range(0.3f32.ln(), 0.085f32.ln()).exp();
+            let radius = side * random.range(0.3f32.ln(), 0.1f32.ln()).exp();
             let (x, y) = self.anywhere(random);
             let coverage =
                 shape.polygon(x, y, radius, random).coverage(self.labels.width(), self.labels.height());

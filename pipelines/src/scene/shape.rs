@@ -50,12 +50,13 @@ impl Shape {
         }
     }
 
-    /// The shape around `x`, `y`, turned and stretched by chance.
+    /// The shape around `x`, `y`: upright within 20 degrees, mirrored and stretched by chance.
     pub(super) fn polygon(self, x: f32, y: f32, radius: f32, random: &mut Random) -> Polygon {
-        let angle = random.range(0.0, std::f32::consts::TAU);
+        let angle = random.range(-0.35, 0.35);
         let stretch = random.range(0.85, 1.18);
+        let mirror = if random.below(2) == 0 { 1.0 } else { -1.0 };
         let place = |[u, v]: [f32; 2]| {
-            let (u, v) = (u * radius * stretch, v * radius / stretch);
+            let (u, v) = (u * radius * stretch * mirror, v * radius / stretch);
             [x + u * angle.cos() - v * angle.sin(), y + u * angle.sin() + v * angle.cos()]
         };
         Polygon { points: self.outline().into_iter().map(place).collect() }
@@ -68,10 +69,10 @@ impl Shape {
         match self {
             Self::Disc => (0..48).map(|i| on_circle(TAU * i as f32 / 48.0, 0.9)).collect(),
             Self::Square => (0..4).map(|i| on_circle(TAU * (i as f32 + 0.5) / 4.0, 1.1)).collect(),
-            Self::Triangle => (0..3).map(|i| on_circle(TAU * i as f32 / 3.0, 1.15)).collect(),
-            Self::Star => {
-                (0..10).map(|i| on_circle(PI * i as f32 / 5.0, if i % 2 == 0 { 1.15 } else { 0.5 })).collect()
-            }
+            Self::Triangle => (0..3).map(|i| on_circle(TAU * (i as f32 / 3.0 - 0.25), 1.15)).collect(),
+            Self::Star => (0..10)
+                .map(|i| on_circle(PI * (i as f32 / 5.0 - 0.5), if i % 2 == 0 { 1.15 } else { 0.5 }))
+                .collect(),
             Self::Cross => {
                 const ARM: f32 = 0.34;
                 let corners = [[ARM, -1.05], [ARM, -ARM], [1.05, -ARM]];
