@@ -9,26 +9,15 @@ use serde_json::Value;
 
 /// The canonical JSON of a value whose maps have string keys.
 pub(crate) fn canonical_json(value: &impl Serialize) -> String {
-    sorted(&to_value(value)).to_string()
+    let mut tree = to_value(value);
+    // serde_json keeps insertion order if any crate of the build asks for that.
+    tree.sort_all_objects();
+    tree.to_string()
 }
 
 /// The value as a JSON tree.
 pub(crate) fn to_value(value: &impl Serialize) -> Value {
     serde_json::to_value(value).expect("the store's documents are structs, string maps, numbers and text")
-}
-
-/// The tree with the keys of every object inserted in order: serde_json's map keeps insertion order if any
-/// crate of the build asks for that, and sorts otherwise.
-pub(crate) fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Array(items) => items.iter().map(sorted).collect(),
-        Value::Object(map) => {
-            let mut entries: Vec<_> = map.iter().map(|(key, value)| (key.clone(), sorted(value))).collect();
-            entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-            Value::Object(entries.into_iter().collect())
-        }
-        scalar => scalar.clone(),
-    }
 }
 
 /// The first place, in key order, where two trees differ: its path and both texts.

@@ -2,8 +2,8 @@
 
 use crate::listing::Label;
 use crate::{
-    Annotation, BackboneSpec, Category, Compute, LevelSpec, ListedSample, Listing, Preprocess, Recipe,
-    ResizeRule, SampleKey, Size, ViewSpec,
+    Annotation, BackboneSpec, Block, Category, Compute, DType, Encodings, LevelSpec, ListedSample, Listing,
+    Plan, Preprocess, Recipe, ResizeRule, RowId, RowOutcome, SampleKey, Size, ViewSpec,
 };
 
 /// Two levels, two views, inputs of at most 64 pixels a side.
@@ -82,4 +82,30 @@ pub(crate) fn listing(count: usize) -> Listing {
         });
     }
     listing
+}
+
+/// One level rounded, one not.
+pub(crate) fn encodings() -> Encodings {
+    Encodings::parse("p3=f32", &recipe().levels).unwrap()
+}
+
+/// What extraction makes of a row: numbers that follow from key, view and level; sample 3 fails.
+pub(crate) fn features(plan: &Plan, id: RowId) -> RowOutcome {
+    let row = plan.row(id).unwrap();
+    let source_blake3 = blake3::hash(row.source.as_bytes()).to_hex().to_string();
+    if row.key.0 == "s0003" {
+        let reason = "jpeg: truncated at byte 17".into();
+        return RowOutcome::Failed { reason, source_blake3: Some(source_blake3) };
+    }
+    let bucket = row.place.as_ref().unwrap().bucket;
+    let block = |level: &LevelSpec| {
+        let shape = level.shape(bucket);
+        let mut stream = blake3::Hasher::new()
+            .update(format!("{} {} {}", row.key, row.view, level.name).as_bytes())
+            .finalize_xof();
+        let mut bytes = vec![0; shape.iter().product::<usize>() * 2];
+        stream.fill(&mut bytes);
+        Block { shape, dtype: DType::Bf16, bytes }
+    };
+    RowOutcome::Features { blocks: plan.levels().iter().map(block).collect(), source_blake3 }
 }

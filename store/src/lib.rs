@@ -11,8 +11,12 @@ mod canonical;
 pub mod chunk;
 pub mod claim;
 mod conversion;
+#[cfg(test)]
+mod crash;
 pub mod encoding;
 pub mod error;
+#[cfg(test)]
+mod faulty;
 pub mod finish;
 #[cfg(test)]
 mod fixture;
