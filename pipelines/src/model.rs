@@ -30,7 +30,7 @@ impl Model {
     pub fn from_args(recipe: &RecipeArgs, weights: &WeightArgs, machine: &MachineArgs) -> Result<Self> {
         let source = weight_source(weights, &recipe.backbone)?;
         let mut options = options(recipe)?;
-        options.device = machine.device.parse::<DeviceChoice>()?.open()?;
+        options.device = device(machine)?;
         set_threads(machine);
         let backbone = backbone::build(&recipe.backbone, &source, &options)?;
         let kept = kept(backbone.levels(), &recipe.levels)?;
@@ -45,7 +45,7 @@ impl Model {
     pub fn from_recipe(recipe: &Recipe, weights: &WeightArgs, machine: &MachineArgs) -> Result<Self> {
         let name = &recipe.backbone.name;
         let source = weight_source(weights, name)?;
-        let options = BackboneOptions::of_recipe(recipe, machine.device.parse::<DeviceChoice>()?.open()?)?;
+        let options = BackboneOptions::of_recipe(recipe, device(machine)?)?;
         set_threads(machine);
         let backbone = backbone::build(name, &source, &options)?;
         let (expected, found) = (&recipe.backbone, backbone.spec());
@@ -74,7 +74,16 @@ pub fn planned_recipe(args: &RecipeArgs, weights: &WeightArgs) -> Result<Recipe>
     recipe_of(args, outline.spec, &outline.levels, outline.divisor)
 }
 
-fn set_threads(machine: &MachineArgs) {
+/// The device that the flags name.
+///
+/// # Errors
+/// It is not there, and why.
+pub fn device(machine: &MachineArgs) -> Result<tch::Device> {
+    Ok(machine.device.parse::<DeviceChoice>()?.open()?)
+}
+
+/// Gives torch the threads that the flags name, else the CPUs that this process may use.
+pub fn set_threads(machine: &MachineArgs) {
     let threads = machine.threads.unwrap_or_else(device::intra_op_threads);
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
 }

@@ -97,7 +97,8 @@ pub fn content(root: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
 /// At the first difference, naming the file.
 pub fn assert_same_content(expected: &Path, found: &Path) {
     let (expected, found) = (content(expected), content(found));
-    let names = |files: &std::collections::BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    let names =
+        |files: &std::collections::BTreeMap<String, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&expected), names(&found), "files differ");
     for (name, bytes) in &expected {
         assert!(found[name] == *bytes, "{name} differs");

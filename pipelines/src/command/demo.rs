@@ -5,15 +5,20 @@ use crate::exit::ExitCode;
 use crate::picture::{Canvas, LabelMap, Palette, Sheet, SheetRow, overlay};
 use crate::progress::bytes;
 use crate::pyramid::{self, Pyramid};
-use crate::report::{self, Report};
+use crate::report::Report;
 use crate::scene::{self, SceneOptions};
 use anyhow::{Context, Result};
 use clap::Parser;
 use featcache_extractor::image::{self, Limits};
-use featcache_store::{Label, OpenOptions, RowStatus, SampleRow, Store};
+use featcache_heads::model::PredictSizes;
+use featcache_heads::run::Run;
+use featcache_heads::tensor::feature_map;
+use featcache_heads::truth::Truth;
+use featcache_store::{Batch, OpenOptions, ReadOptions, SampleRow, Status, Store};
 use serde::Serialize;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use tch::Device;
 
 /// The demo's backbone: SwinV2 of 1.6 M weights, pretrained on other scenes of the same drawer by
 /// `tools/pretrain_demo_backbone.py`.
@@ -111,25 +116,28 @@ fn contact_sheet(store: &Store, root: &Path, run: &Path, scored: &Value, path: &
     let held_out: Vec<&SampleRow> = store
         .rows()
         .iter()
-        .filter(|row| &*row.split == "validation" && &*row.view == "base" && row.status == RowStatus::Ok)
+        .filter(|row| &*row.split == "validation" && &*row.view == "base" && row.status == Status::Ok)
         .collect();
     let step = (held_out.len() / SHEET_ROWS).max(1);
     let shown: Vec<&SampleRow> = held_out.into_iter().step_by(step).take(SHEET_ROWS).collect();
     let basis: Vec<_> = shown.iter().map(|row| row.id).chain(pyramid::spread(store, 8, None)).collect();
     let pyramid = Pyramid::fit(store, &basis)?;
-    let model = super::predict::Head::load(run)?;
-    let names = model.classes().to_vec();
+    let head = Run::open(run, Device::Cpu)?;
+    head.check_store(store)?;
+    let truth = Truth::new(store, head.identity.recipe.labels.zero)?;
+    let names = head.model.classes().to_vec();
     let palette = Palette::new(names.len());
     let mut rows = Vec::new();
     for row in shown {
-        let file = root.join(&*row.source);
-        let picture = read_picture(&file)?;
+        let picture = read_picture(&root.join(&*row.source))?;
         let mut cells = vec![picture.clone()];
         cells.extend(pyramid.render(row.id)?);
-        let predicted = model.predict_row(store, row)?;
-        let truth = model.truth(store, row)?;
-        for map in [&predicted, &truth] {
-            let map = LabelMap::new(map.width, map.height, &map.classes)?;
+        let predicted = predict_row(store, &head, row)?.classes;
+        let target = truth.original(row.id)?.context("a scene without label map")?;
+        let target: Vec<u16> =
+            target.classes.iter().map(|&class| u16::try_from(class).ok().filter(|&c| usize::from(c) < names.len()).unwrap_or(LabelMap::IGNORE)).collect();
+        for classes in [&predicted, &target] {
+            let map = LabelMap::new(picture.width(), picture.height(), classes)?;
             cells.push(overlay::labels(&picture, &map, &palette, overlay::DEFAULT_ALPHA));
         }
         rows.push(SheetRow { caption: row.key.to_string(), cells });
@@ -142,10 +150,10 @@ fn contact_sheet(store: &Store, root: &Path, run: &Path, scored: &Value, path: &
     Sheet {
         title: "featcache demo: held-out scenes".to_owned(),
         subtitle: format!(
-            "frozen {} features from the store, {} head, mIoU {:.3}",
+            "frozen {} features read from the store, {:?} head, mIoU {:.3}",
             store.recipe().backbone.name,
-            model.kind(),
-            scored["mean_iou"].as_f64().unwrap_or(f64::NAN)
+            head.identity.recipe.head.kind,
+            scored["scores"]["miou"].as_f64().unwrap_or(f64::NAN)
         ),
         columns,
         rows,
@@ -155,6 +163,97 @@ fn contact_sheet(store: &Store, root: &Path, run: &Path, scored: &Value, path: &
     }
     .draw(&palette)
     .write_png(path)
+}
+
+/// The head's label map of one row, from the store alone.
+fn predict_row(store: &Store, head: &Run, row: &SampleRow) -> Result<featcache_heads::model::LabelMap> {
+    let (Some(padded), Some(valid), Some(original)) = (row.bucket, row.valid_size, row.source_size) else {
+        anyhow::bail!("row {} has no size", row.id)
+    };
+    let levels = head.model.levels().iter().map(|level| store.level(&level.name));
+    let levels = levels.collect::<featcache_store::Result<Vec<_>>>()?;
+    let reader = store.reader(ReadOptions::default())?;
+    let mut batch = Batch::new();
+    reader.read(&[row.id], &levels, None, &mut batch)?;
+    let maps = (0..levels.len())
+        .map(|i| {
+            let level = batch.level(i);
+            feature_map(level.bytes, level.shape, level.dtype, head.model.map_kind(), Device::Cpu)
+        })
+        .collect::<featcache_heads::Result<Vec<_>>>()?; // each [1, c, h, w]
+    Ok(head.model.predict(&maps, PredictSizes { padded, valid, original })?)
+}
+
+fn summary(args: &DemoArgs, pictures: usize, store: &Store, results: [&Value; 4], sheet: &Path) -> Summary {
+    let [extracted, read, trained, scored] = results;
+    let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+    let ok: Vec<_> = store.rows().iter().filter(|row| row.status == Status::Ok).collect();
+    let levels: Vec<LevelBytes> = store
+        .recipe()
+        .levels
+        .iter()
+        .map(|level| {
+            let element = store.encodings().of(&level.name).map_or(0, |e| e.payload_dtype().bytes());
+            let all = ok.iter().filter_map(|row| row.bucket).map(|size| level.shape(size).iter().product::<usize>());
+            let all = (all.sum::<usize>() * element) as f64;
+            LevelBytes { name: level.name.clone(), bytes_per_image: all / ok.len().max(1) as f64 }
+        })
+        .collect();
+    Summary {
+        folder: args.out.display().to_string(),
+        pictures,
+        images_per_second: number(&extracted["images_per_second"]),
+        bottleneck: extracted["bottleneck"].as_str().unwrap_or_default().to_owned(),
+        bytes_per_image: levels.iter().map(|level| level.bytes_per_image).sum(),
+        levels,
+        read_gigabytes_per_second: number(&read["headline"]["gb_per_second"]),
+        read_over_preadv: number(&read["headline"]["ratio"]),
+        data_wait_share: number(&trained["data_wait"]),
+        tunable_parameters: trained["tunable_parameters"].as_u64().unwrap_or(0),
+        backbone_parameters_at_training: trained["backbone_parameters"].as_u64().unwrap_or(0),
+        mean_iou: number(&scored["scores"]["miou"]),
+        mean_accuracy: number(&scored["scores"]["macc"]),
+        pixel_accuracy: number(&scored["scores"]["aacc"]),
+        contact_sheet: sheet.display().to_string(),
+    }
+}
+
+fn text(summary: &Summary) -> String {
+    let levels: Vec<String> = summary
+        .levels
+        .iter()
+        .map(|level| format!("{} {}", level.name, bytes(level.bytes_per_image as u64)))
+        .collect();
+    let rows = vec![
+        vec!["extraction".to_owned(), format!("{:.1} img/s, {}", summary.images_per_second, summary.bottleneck)],
+        vec!["bytes per image".to_owned(), format!("{} ({})", bytes(summary.bytes_per_image as u64), levels.join(", "))],
+        vec![
+            "reading".to_owned(),
+            format!(
+                "{:.1} GB/s checked, {:.2} of raw preadv",
+                summary.read_gigabytes_per_second, summary.read_over_preadv
+            ),
+        ],
+        vec![
+            "training".to_owned(),
+            format!(
+                "{} tunable parameters, {} of a backbone, data wait {:.2} %",
+                summary.tunable_parameters,
+                summary.backbone_parameters_at_training,
+                100.0 * summary.data_wait_share
+            ),
+        ],
+        vec![
+            "held-out scenes".to_owned(),
+            format!(
+                "mIoU {:.3}, mAcc {:.3}, aAcc {:.3}",
+                summary.mean_iou, summary.mean_accuracy, summary.pixel_accuracy
+            ),
+        ],
+        vec!["contact sheet".to_owned(), summary.contact_sheet.clone()],
+    ];
+    let width = rows.iter().map(|row| row[0].len()).max().unwrap_or(0);
+    rows.iter().map(|row| format!("{:<width$}  {}\n", row[0], row[1])).collect()
 }
 
 fn read_picture(path: &Path) -> Result<Canvas> {

@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 
+use super::sheet::{INK, PAPER};
 use super::{Canvas, Palette, Rgb, TextSize, text_width};
 
 /// A dense label map, one class index a pixel; [`LabelMap::IGNORE`] is not labelled.
@@ -99,13 +100,29 @@ pub fn boxes(picture: &Canvas, marks: &[BoxMark], palette: &Palette) -> Canvas {
     result
 }
 
-/// A key of classes: coloured squares with names, in lines no wider than `width`.
-pub fn legend(names: &[String], palette: &Palette, width: usize, paper: Rgb, ink: Rgb) -> Canvas {
+/// `picture` with the key of `entries` (class number and name) below it.
+pub fn with_legend(picture: &Canvas, entries: &[(usize, String)], palette: &Palette) -> Canvas {
+    const GAP: usize = 6;
+    let key = legend(entries, palette, picture.width(), PAPER, INK);
+    let mut result = Canvas::new(picture.width(), picture.height() + key.height() + GAP, PAPER);
+    result.paste(0, 0, picture);
+    result.paste(0, (picture.height() + GAP) as i64, &key);
+    result
+}
+
+/// A key of classes (number and name): coloured squares with names, in lines no wider than `width`.
+pub fn legend(
+    entries: &[(usize, String)],
+    palette: &Palette,
+    width: usize,
+    paper: Rgb,
+    ink: Rgb,
+) -> Canvas {
     let size = TextSize::Small;
     let line = size.line_height() + 8;
-    let mut places = Vec::with_capacity(names.len());
+    let mut places = Vec::with_capacity(entries.len());
     let (mut x, mut y) = (0, 0);
-    for name in names {
+    for (_, name) in entries {
         let needed = size.line_height() + 6 + text_width(name, size) + 20;
         if x > 0 && x + needed > width {
             (x, y) = (0, y + line);
@@ -113,10 +130,10 @@ pub fn legend(names: &[String], palette: &Palette, width: usize, paper: Rgb, ink
         places.push((x as i64, y as i64));
         x += needed;
     }
-    let mut result = Canvas::new(width, if names.is_empty() { 0 } else { y + line }, paper);
-    for (class, (name, (x, y))) in names.iter().zip(places).enumerate() {
+    let mut result = Canvas::new(width, if entries.is_empty() { 0 } else { y + line }, paper);
+    for ((class, name), (x, y)) in entries.iter().zip(places) {
         let side = size.line_height() - 2;
-        result.fill(x, y + 1, side, side, palette.color(class));
+        result.fill(x, y + 1, side, side, palette.color(*class));
         result.text(x + side as i64 + 8, y, name, size, ink);
     }
     result

@@ -3,8 +3,10 @@
 
 use super::{Canvas, Palette, Rgb, TextSize, overlay};
 
-const PAPER: Rgb = [22, 24, 29];
-const INK: Rgb = [232, 234, 238];
+/// Background of sheets.
+pub(super) const PAPER: Rgb = [22, 24, 29];
+/// Text on it.
+pub(super) const INK: Rgb = [232, 234, 238];
 const FAINT: Rgb = [150, 156, 168];
 const GAP: usize = 10;
 const MARGIN: usize = 24;
@@ -59,7 +61,8 @@ impl Sheet {
         let line = TextSize::Small.line_height() + 4;
         let head = TextSize::Title.line_height() + GAP + line + 2 * GAP;
         let titles = TextSize::Strong.line_height() + GAP;
-        let legend = overlay::legend(&self.legend, palette, inner, PAPER, INK);
+        let entries: Vec<(usize, String)> = self.legend.iter().cloned().enumerate().collect();
+        let legend = overlay::legend(&entries, palette, inner, PAPER, INK);
         let body: usize = row_heights.iter().map(|height| height + caption_height).sum();
         let height = 2 * MARGIN + head + titles + body + legend.height() + self.footnotes.len() * line;
 

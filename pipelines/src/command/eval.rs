@@ -1,0 +1,50 @@
+//! `featcache eval`: a trained head's score on a store.
+
+use crate::cli::EvalArgs;
+use crate::progress::duration;
+use crate::report::{self, Report};
+use crate::{interrupt, model};
+use anyhow::Result;
+use featcache_heads::evaluate::{EvaluateSettings, Report as Scored, evaluate};
+use featcache_store::{OpenOptions, Store};
+
+pub(super) fn run(args: &EvalArgs) -> Result<Report> {
+    let store = Store::open(&args.store, OpenOptions { incomplete: args.incomplete })?;
+    model::set_threads(&args.machine);
+    let settings = EvaluateSettings {
+        split: super::train::one_split(&args.split)?,
+        device: model::device(&args.machine)?,
+        stop: Some(interrupt::flag()?),
+        ..EvaluateSettings::default()
+    };
+    let scored = evaluate(&args.run, &store, &settings)?;
+    Report::new(&scored, text(&scored))
+}
+
+fn text(scored: &Scored) -> String {
+    let percent = |value: Option<f64>| value.map_or("–".to_owned(), |v| format!("{:.2}", 100.0 * v));
+    let mut classes: Vec<_> = scored.scores.classes.iter().filter(|class| class.iou.is_some()).collect();
+    classes.sort_by(|a, b| b.iou.partial_cmp(&a.iou).unwrap_or(std::cmp::Ordering::Equal));
+    let rows: Vec<Vec<String>> = classes
+        .iter()
+        .map(|class| vec![class.name.clone(), percent(class.iou), percent(class.accuracy)])
+        .collect();
+    let mut text = report::table(&["class", "IoU %", "accuracy %"], &rows);
+    text += &format!(
+        "\nmIoU {}  mAcc {}  aAcc {}  ({} samples of {}, step {}, {})\n",
+        percent(scored.scores.miou),
+        percent(scored.scores.macc),
+        percent(scored.scores.aacc),
+        scored.samples,
+        scored.split,
+        scored.step,
+        duration(scored.seconds)
+    );
+    if scored.unlabelled + scored.failed + scored.missing > 0 {
+        text += &format!(
+            "left out: {} without label map, {} failed at extraction, {} not extracted yet\n",
+            scored.unlabelled, scored.failed, scored.missing
+        );
+    }
+    text
+}
