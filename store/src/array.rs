@@ -2,7 +2,7 @@
 //! is cut. Derived from plan, recipe and encodings; nothing here reads a file.
 
 use crate::chunk::ChunkGeometry;
-use crate::{Bucket, DType, Encoding, Error, LevelSpec, Result, Size, layout};
+use crate::{Bucket, DType, Encoding, Encodings, Error, LevelSpec, Result, Size, layout};
 
 /// One array `[n, h, w, c]` of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +76,42 @@ pub fn level_arrays(bucket: &Bucket, level: &LevelSpec, encoding: Encoding) -> R
     let path = layout::array_folder(bucket, &level.name);
     let (rows, dtype) = (bucket.row_count(), encoding.payload_dtype());
     Ok(vec![ArraySpec::new(path, rows, bucket.unit_rows, cells, level.channels, dtype)?])
+}
+
+/// The payload arrays of a store: every level of every bucket.
+#[derive(Debug, Clone)]
+pub struct StoreArrays {
+    levels: Vec<(LevelSpec, Encoding)>,
+    /// Bucket, level.
+    arrays: Vec<Vec<ArraySpec>>,
+}
+
+impl StoreArrays {
+    /// The arrays of these buckets and levels. [`Error::Invalid`] if a level has no encoding or no array
+    /// can have its shape.
+    pub fn new(buckets: &[Bucket], levels: &[LevelSpec], encodings: &Encodings) -> Result<Self> {
+        let missing = |level: &LevelSpec| Error::invalid(format!("level {} has no encoding", level.name));
+        let levels = levels
+            .iter()
+            .map(|level| Ok((level.clone(), encodings.of(&level.name).ok_or_else(|| missing(level))?)))
+            .collect::<Result<Vec<_>>>()?;
+        let payload = |bucket: &Bucket| {
+            let arrays = levels.iter().map(|(level, encoding)| level_arrays(bucket, level, *encoding));
+            arrays.map(|arrays| arrays?.into_iter().next().ok_or_else(no_payload)).collect::<Result<Vec<_>>>()
+        };
+        let arrays = buckets.iter().map(payload).collect::<Result<Vec<_>>>()?;
+        Ok(Self { levels, arrays })
+    }
+
+    /// Array, stride and encoding of a level (by number) of a bucket (by number).
+    pub fn level(&self, bucket: usize, level: usize) -> Option<(&ArraySpec, u32, Encoding)> {
+        let (spec, encoding) = self.levels.get(level)?;
+        Some((self.arrays.get(bucket)?.get(level)?, spec.stride, *encoding))
+    }
+}
+
+fn no_payload() -> Error {
+    Error::invalid("an encoding without a payload array")
 }
 
 #[cfg(test)]

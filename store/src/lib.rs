@@ -6,6 +6,9 @@
 //! there and how they come back.
 
 pub mod array;
+pub mod band;
+pub mod batch;
+pub mod bench_read;
 pub mod block;
 mod canonical;
 pub mod chunk;
@@ -17,6 +20,7 @@ pub mod encoding;
 pub mod error;
 #[cfg(test)]
 mod faulty;
+mod fetch;
 pub mod finish;
 #[cfg(test)]
 mod fixture;
@@ -25,7 +29,11 @@ pub mod key;
 pub mod layout;
 pub mod listing;
 pub mod manifest;
+mod open_shard;
 pub mod plan;
+mod plane;
+pub mod read;
+mod read_pool;
 pub mod recipe;
 pub mod run;
 pub mod shard;
@@ -42,6 +50,9 @@ pub mod writer;
 pub mod zarr;
 
 pub use array::ArraySpec;
+pub use band::RowBand;
+pub use batch::{Batch, LevelBatch};
+pub use bench_read::{BenchReadOptions, ReadBench, ReadMeasurement, Spread, bench_read};
 pub use block::{Block, DType};
 pub use claim::{Claim, Poison, PoisonGuard};
 pub use encoding::{Encoding, Encodings};
@@ -53,6 +64,7 @@ pub use layout::Layout;
 pub use listing::{Annotation, Category, ListedSample, Listing};
 pub use manifest::Manifest;
 pub use plan::{Bucket, DEFAULT_SHARD_BYTES, Place, Plan, PlanRow, Unit};
+pub use read::{PagePolicy, ReadOptions, Reader, Verify};
 pub use recipe::{BackboneSpec, Compute, Fingerprint, LevelSpec, Preprocess, Recipe};
 pub use run::Run;
 pub use shard::ShardWriter;

@@ -113,6 +113,11 @@ impl ShardIndex {
     pub fn start(&self) -> u64 {
         self.start
     }
+
+    /// Bytes that this index takes in memory.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.offsets.capacity() * size_of::<u64>()
+    }
 }
 
 #[cfg(test)]

@@ -29,8 +29,9 @@ pub struct Store {
     layout: Layout,
     spec: Spec,
     manifest: Option<Manifest>,
-    rows: Vec<SampleRow>,
-    buckets: Vec<Bucket>,
+    /// Shared with readers, which outlive this value.
+    rows: Arc<[SampleRow]>,
+    buckets: Arc<[Bucket]>,
     missing: Vec<Unit>,
     categories: Vec<Category>,
     annotations: OnceLock<Annotations>,
@@ -116,8 +117,8 @@ impl Store {
             layout,
             spec,
             manifest,
-            rows,
-            buckets,
+            rows: rows.into(),
+            buckets: buckets.into(),
             missing,
             categories,
             annotations: OnceLock::new(),
@@ -262,6 +263,11 @@ impl Store {
     /// What a level is; [`Error::NotFound`] if the id is of another store.
     pub fn level_spec(&self, id: LevelId) -> Result<&LevelSpec> {
         self.recipe().levels.get(id.0).ok_or_else(|| self.not_found(format!("level number {}", id.0)))
+    }
+
+    /// Rows and buckets, shared.
+    pub(crate) fn shared(&self) -> (Arc<[SampleRow]>, Arc<[Bucket]>) {
+        (Arc::clone(&self.rows), Arc::clone(&self.buckets))
     }
 
     fn not_found(&self, what: String) -> Error {

@@ -1,0 +1,171 @@
+//! The memory that a batch of features is read into: one 64-byte-aligned block a level, reused from batch
+//! to batch. Does no reading; never shows bytes that a read has not completed.
+
+use crate::{DType, Error, Result, RowId};
+
+/// Cache-line size, and what vector loads of any width want.
+pub const BATCH_ALIGNMENT: usize = 64;
+
+/// Features of some rows of one bucket, level by level. Reading into the same batch again reuses its
+/// memory, which only grows.
+#[derive(Debug, Default)]
+pub struct Batch {
+    rows: Vec<RowId>,
+    levels: Vec<LevelMemory>,
+    /// Levels that hold a completed read; 0 while reading and after a failure.
+    filled: usize,
+}
+
+/// One level of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LevelBatch<'a> {
+    /// Rows of the batch, height, width, channels.
+    pub shape: [usize; 4],
+    /// Element type of `bytes`.
+    pub dtype: DType,
+    /// Elements in the order of `shape`, little-endian; the first is 64-byte aligned.
+    pub bytes: &'a [u8],
+}
+
+#[derive(Debug)]
+struct LevelMemory {
+    memory: AlignedBytes,
+    shape: [usize; 4],
+    dtype: DType,
+}
+
+impl Batch {
+    /// A batch without memory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The rows it holds, in the order asked for; empty after a failed read.
+    pub fn rows(&self) -> &[RowId] {
+        if self.filled == 0 { &[] } else { &self.rows }
+    }
+
+    /// Number of levels it holds, in the order asked for; 0 after a failed read.
+    pub fn level_count(&self) -> usize {
+        self.filled
+    }
+
+    /// Level number `i` of those asked for. A level that the batch does not hold has shape zero and no
+    /// bytes.
+    pub fn level(&self, i: usize) -> LevelBatch<'_> {
+        match self.levels.get(i).filter(|_| i < self.filled) {
+            Some(level) => LevelBatch { shape: level.shape, dtype: level.dtype, bytes: level.memory.bytes() },
+            None => LevelBatch { shape: [0; 4], dtype: DType::F32, bytes: &[] },
+        }
+    }
+
+    /// Bytes of memory that the batch owns.
+    pub fn capacity_bytes(&self) -> usize {
+        self.levels.iter().map(|level| level.memory.capacity()).sum()
+    }
+
+    /// Forgets the content and keeps the memory.
+    pub(crate) fn begin(&mut self, rows: &[RowId]) {
+        self.filled = 0;
+        self.rows.clear();
+        self.rows.extend_from_slice(rows);
+    }
+
+    /// Makes room for level `i`; levels are shaped in order. [`Error::Invalid`] if memory does not suffice.
+    pub(crate) fn shape_level(&mut self, i: usize, shape: [usize; 4], dtype: DType) -> Result<()> {
+        let bytes = shape.into_iter().try_fold(dtype.bytes(), usize::checked_mul);
+        let bytes = bytes.ok_or_else(|| no_memory(shape))?;
+        if i == self.levels.len() {
+            self.levels.push(LevelMemory { memory: AlignedBytes::default(), shape, dtype });
+        }
+        let Some(level) = self.levels.get_mut(i) else {
+            return Err(Error::invalid(format!("level {i} of a batch is shaped before its predecessors")));
+        };
+        (level.shape, level.dtype) = (shape, dtype);
+        level.memory.resize(bytes).map_err(|_| no_memory(shape))
+    }
+
+    /// The memory of every row of the first `levels` levels, level by level: index `level · n + row`.
+    pub(crate) fn slots(&mut self, levels: usize) -> impl Iterator<Item = &mut [u8]> {
+        self.levels.iter_mut().take(levels).flat_map(|level| {
+            let rows = level.shape[0].max(1);
+            let row_bytes = (level.memory.bytes().len() / rows).max(1);
+            level.memory.bytes_mut().chunks_exact_mut(row_bytes)
+        })
+    }
+
+    /// Declares the first `levels` levels complete.
+    pub(crate) fn complete(&mut self, levels: usize) {
+        self.filled = levels.min(self.levels.len());
+    }
+}
+
+fn no_memory(shape: [usize; 4]) -> Error {
+    let [n, h, w, c] = shape;
+    Error::invalid(format!("no memory for a batch of {n}x{h}x{w}x{c}"))
+}
+
+/// Bytes whose first lies on a [`BATCH_ALIGNMENT`] boundary: a vector with room to spare, so that no
+/// unsafe allocation is needed.
+#[derive(Debug, Default)]
+pub(crate) struct AlignedBytes {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl AlignedBytes {
+    /// Sets the length; the content is unspecified. Memory is only ever replaced by larger memory.
+    pub(crate) fn resize(&mut self, len: usize) -> Result<(), std::collections::TryReserveError> {
+        if self.start + len > self.memory.len() {
+            // The old memory goes first, so that both need not fit.
+            *self = Self::default();
+            let room = len.saturating_add(BATCH_ALIGNMENT - 1);
+            self.memory.try_reserve_exact(room)?;
+            self.memory.resize(room, 0);
+            self.start = self.memory.as_ptr().align_offset(BATCH_ALIGNMENT).min(BATCH_ALIGNMENT - 1);
+        }
+        self.len = len;
+        Ok(())
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.memory.get(self.start..self.start + self.len).unwrap_or_default()
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.memory.get_mut(self.start..self.start + self.len).unwrap_or_default()
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.memory.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_aligned_and_reused() {
+        let mut batch = Batch::new();
+        for (n, h) in [(1, 3), (4, 7), (2, 5), (4, 7)] {
+            batch.begin(&[RowId(1); 4][..n]);
+            for (i, dtype) in [DType::Bf16, DType::F32].into_iter().enumerate() {
+                batch.shape_level(i, [n, h, 5, 3], dtype).unwrap();
+            }
+            assert_eq!((batch.level(0).bytes, batch.rows()), (&[][..], &[][..]), "not complete yet");
+            assert_eq!(batch.slots(2).count(), 2 * n);
+            batch.complete(2);
+            assert_eq!(batch.level(1).bytes.len(), n * h * 5 * 3 * 4);
+            assert!(batch.level(0).bytes.as_ptr().addr().is_multiple_of(BATCH_ALIGNMENT));
+            assert!(batch.capacity_bytes() >= 4 * h * 15 * 6 * n / 4);
+        }
+        let capacity = batch.capacity_bytes();
+        batch.begin(&[RowId(1)]);
+        batch.shape_level(0, [1, 7, 5, 3], DType::Bf16).unwrap();
+        assert_eq!(batch.capacity_bytes(), capacity);
+        assert!(batch.shape_level(0, [usize::MAX, 2, 1, 1], DType::Bf16).is_err());
+        assert!(batch.shape_level(0, [1 << 60, 1, 1, 1], DType::Bf16).is_err());
+    }
+}

@@ -1,0 +1,260 @@
+//! From file ranges to memory: chunks are read straight to where the batch wants them, checksums and gaps
+//! aside, and each block of bytes is checked and converted while it is in the processor's cache.
+//!
+//! Knows nothing of plans and rows: a [`Piece`] is one chunk and its target.
+
+use crate::chunk::{CHECKSUM_BYTES, CHUNK_ALIGNMENT};
+use crate::open_shard::OpenShard;
+use crate::{DType, Encoding};
+use std::fs::File;
+use std::io::{ErrorKind, IoSliceMut};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Bytes read before they are checked or converted: small enough to be still in the second-level cache.
+const BLOCK_BYTES: usize = 256 << 10;
+/// Largest single read where nothing is checked.
+const UNCHECKED_READ_BYTES: usize = 64 << 20;
+/// Vectors of one read: two a chunk.
+const VECTORS: usize = 64;
+const CHECKSUM: usize = CHECKSUM_BYTES as usize;
+/// A gap of up to this many bytes between two chunks is read over.
+const MAX_GAP: u64 = CHUNK_ALIGNMENT;
+
+/// What all chunks of one requested level share.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LevelRead {
+    /// Bytes of a chunk's payload.
+    pub(crate) payload_bytes: usize,
+    /// How it is encoded.
+    pub(crate) encoding: Encoding,
+    /// What the batch holds.
+    pub(crate) dtype: DType,
+}
+
+/// One chunk to read.
+#[derive(Debug)]
+pub(crate) struct Piece<'a> {
+    pub(crate) shard: Arc<OpenShard>,
+    /// Where the chunk starts in the file.
+    pub(crate) offset: u64,
+    pub(crate) level: &'a LevelRead,
+    /// Bytes of the payload that are wanted: whole elements.
+    pub(crate) window: Range<usize>,
+    /// Where they go, converted.
+    pub(crate) target: &'a mut [u8],
+    /// Which row of the batch, level of the request and band: for messages.
+    pub(crate) place: PiecePlace,
+}
+
+/// Where a piece belongs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PiecePlace {
+    pub(crate) slot: usize,
+    pub(crate) level: usize,
+    pub(crate) band: u32,
+}
+
+/// Why a piece could not be read.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) place: PiecePlace,
+    pub(crate) shard: Arc<OpenShard>,
+    pub(crate) cause: Cause,
+}
+
+#[derive(Debug)]
+pub(crate) enum Cause {
+    /// The operating system's own words.
+    Io(std::io::Error),
+    /// The file ends at this byte.
+    Ends(u64),
+    /// The checksum of these bytes does not fit.
+    Checksum,
+}
+
+impl Piece<'_> {
+    fn end(&self) -> u64 {
+        self.offset + self.level.payload_bytes as u64 + CHECKSUM_BYTES
+    }
+
+    /// Whether the payload can go to its target as it is.
+    fn is_direct(&self) -> bool {
+        self.level.encoding.payload_dtype() == self.level.dtype
+            && self.window == (0..self.level.payload_bytes)
+    }
+
+    /// Bytes of the file that reading this piece moves.
+    pub(crate) fn file_bytes(&self) -> usize {
+        self.level.payload_bytes + CHECKSUM
+    }
+
+    /// Whether `next` lies right behind this piece in the same file.
+    pub(crate) fn continues(&self, next: &Piece<'_>) -> bool {
+        Arc::ptr_eq(&self.shard, &next.shard)
+            && next.offset.checked_sub(self.end()).is_some_and(|gap| gap < MAX_GAP)
+    }
+
+    fn fault(&self, cause: Cause) -> Fault {
+        Fault { place: self.place, shard: Arc::clone(&self.shard), cause }
+    }
+}
+
+/// A thread's own memory for what does not go to a target.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    block: Vec<u8>,
+}
+
+impl Scratch {
+    pub(crate) fn new() -> Self {
+        Self { block: vec![0; BLOCK_BYTES + CHECKSUM] }
+    }
+}
+
+/// Reads the pieces, which are sorted by file and offset. With `verify`, no byte of a chunk counts as read
+/// before its checksum was found right.
+pub(crate) fn fetch(mut pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Scratch) -> Result<(), Fault> {
+    while !pieces.is_empty() {
+        let count = gatherable(pieces, if verify { BLOCK_BYTES } else { UNCHECKED_READ_BYTES });
+        let (now, later) = pieces.split_at_mut(count.max(1));
+        match now {
+            [piece] if count == 0 && verify && piece.is_direct() => fetch_by_blocks(piece)?,
+            [piece] if count == 0 => fetch_through(piece, verify, scratch)?,
+            gathered => fetch_together(gathered, verify, scratch)?,
+        }
+        pieces = later;
+    }
+    Ok(())
+}
+
+/// How many of the first pieces one read can take to their targets; 0 if the first must go another way.
+fn gatherable(pieces: &[Piece<'_>], most_bytes: usize) -> usize {
+    let Some(first) = pieces.first().filter(|piece| piece.is_direct()) else { return 0 };
+    let mut bytes = first.file_bytes();
+    if bytes > most_bytes {
+        return 0;
+    }
+    let mut count = 1;
+    for pair in pieces.windows(2).take(VECTORS / 2 - 1) {
+        let [piece, next] = pair else { break };
+        bytes += next.file_bytes();
+        if !next.is_direct() || !piece.continues(next) || bytes > most_bytes {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+/// One read for all pieces: payloads to their targets, checksums and gaps to scratch.
+fn fetch_together(pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Scratch) -> Result<(), Fault> {
+    let Some(first) = pieces.first() else { return Ok(()) };
+    let (shard, start, used) = (Arc::clone(&first.shard), first.offset, pieces.len() * 2);
+    // How many bytes lie behind each payload up to the next one.
+    let mut tails = [CHECKSUM; VECTORS / 2];
+    for (tail, pair) in tails.iter_mut().zip(pieces.windows(2)) {
+        if let [piece, next] = pair {
+            *tail += usize::try_from(next.offset - piece.end()).unwrap_or(0);
+        }
+    }
+    let mut vectors: [IoSliceMut<'_>; VECTORS] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+    let mut rest = scratch.block.as_mut_slice();
+    for ((pair, piece), tail) in vectors.chunks_exact_mut(2).zip(&mut *pieces).zip(tails) {
+        // The scratch holds the tails: a block takes 64 of the largest, and there are at most 32.
+        let (head, behind) = rest.split_at_mut(tail.min(rest.len()));
+        rest = behind;
+        if let [payload, aside] = pair {
+            *payload = IoSliceMut::new(piece.target);
+            *aside = IoSliceMut::new(head);
+        }
+    }
+    let read = read_exact(&shard.file, vectors.get_mut(..used).unwrap_or_default(), start);
+    if let Err((cause, at)) = read {
+        let piece = pieces.iter().find(|piece| piece.end() > at).or(pieces.first());
+        return piece.map_or(Ok(()), |piece| Err(piece.fault(cause)));
+    }
+    if verify {
+        let mut at = 0;
+        for (piece, tail) in pieces.iter().zip(tails) {
+            let stored = scratch.block.get(at..).and_then(<[u8]>::first_chunk::<CHECKSUM>);
+            if stored != Some(&crc32c::crc32c(piece.target).to_le_bytes()) {
+                return Err(piece.fault(Cause::Checksum));
+            }
+            at += tail;
+        }
+    }
+    Ok(())
+}
+
+/// One large chunk to its target, checked block by block as it comes.
+fn fetch_by_blocks(piece: &mut Piece<'_>) -> Result<(), Fault> {
+    let mut stored = [0; CHECKSUM];
+    let mut offset = piece.offset;
+    let mut crc = 0;
+    let blocks = piece.target.len().div_ceil(BLOCK_BYTES);
+    for (i, block) in piece.target.chunks_mut(BLOCK_BYTES).enumerate() {
+        let stored: &mut [u8] = if i + 1 == blocks { &mut stored } else { &mut [] };
+        let mut vectors = [IoSliceMut::new(block), IoSliceMut::new(stored)];
+        if let Err((cause, _)) = read_exact(&piece.shard.file, &mut vectors, offset) {
+            return Err(piece.fault(cause));
+        }
+        crc = crc32c::crc32c_append(crc, block);
+        offset += block.len() as u64;
+    }
+    if crc.to_le_bytes() == stored { Ok(()) } else { Err(piece.fault(Cause::Checksum)) }
+}
+
+/// A chunk of which only a window is wanted, or that has to be converted: through scratch, block by block.
+fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> Result<(), Fault> {
+    let LevelRead { payload_bytes, encoding, dtype } = *piece.level;
+    let window = piece.window.clone();
+    // Without a check, what is not wanted is not read.
+    let wanted = if verify { 0..payload_bytes } else { window.clone() };
+    let (mut crc, mut at) = (0, wanted.start);
+    let mut target = &mut *piece.target;
+    let mut stored = [0; CHECKSUM];
+    let mut outcome = Ok(());
+    while at < wanted.end {
+        let length = BLOCK_BYTES.min(wanted.end - at);
+        let Some(block) = scratch.block.get_mut(..length) else { break };
+        let stored: &mut [u8] = if verify && at + length == payload_bytes { &mut stored } else { &mut [] };
+        let mut vectors = [IoSliceMut::new(block), IoSliceMut::new(stored)];
+        if let Err((cause, _)) = read_exact(&piece.shard.file, &mut vectors, piece.offset + at as u64) {
+            outcome = Err(cause);
+            break;
+        }
+        if verify {
+            crc = crc32c::crc32c_append(crc, block);
+        }
+        let inside = window.start.clamp(at, at + length) - at..window.end.clamp(at, at + length) - at;
+        let payload = block.get(inside).unwrap_or_default();
+        let elements = payload.len() / encoding.payload_dtype().bytes();
+        let (now, later) = target.split_at_mut((elements * dtype.bytes()).min(target.len()));
+        crate::conversion::convert(payload, encoding.payload_dtype(), now, dtype);
+        target = later;
+        at += length;
+    }
+    if outcome.is_ok() && verify && crc.to_le_bytes() != stored {
+        outcome = Err(Cause::Checksum);
+    }
+    outcome.map_err(|cause| piece.fault(cause))
+}
+
+/// Fills all vectors from `offset`, whatever the kernel hands out at a time. On failure also says how far
+/// it came.
+fn read_exact(file: &File, mut vectors: &mut [IoSliceMut<'_>], mut offset: u64) -> Result<(), (Cause, u64)> {
+    IoSliceMut::advance_slices(&mut vectors, 0);
+    while !vectors.is_empty() {
+        match rustix::io::preadv(file, vectors, offset).map_err(std::io::Error::from) {
+            Ok(0) => return Err((Cause::Ends(offset), offset)),
+            Ok(read) => {
+                offset += read as u64;
+                IoSliceMut::advance_slices(&mut vectors, read);
+            }
+            Err(e) if e.kind() == ErrorKind::Interrupted => {}
+            Err(e) => return Err((Cause::Io(e), offset)),
+        }
+    }
+    Ok(())
+}

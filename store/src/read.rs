@@ -1,0 +1,195 @@
+//! Reading features: rows of one bucket, some levels, perhaps a band of rows of cells, into a batch. The
+//! row ids, statuses and messages; how bytes come from disk is the read plane's.
+
+use crate::array::StoreArrays;
+use crate::band::RowBand;
+use crate::open_shard::ShardCache;
+use crate::plan::{Bucket, bucket_of};
+use crate::plane::{FileRange, PlaneOptions, ReadPlane, Request};
+use crate::{Batch, DType, Error, LevelId, Result, RowId, SampleRow, Status, Store, layout};
+use std::cell::{RefCell, RefMut};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Threads that share the reads of a batch unless told otherwise.
+pub const DEFAULT_READ_THREADS: usize = 2;
+/// Shard files that a reader keeps open unless told otherwise: well below the usual limit of 1024.
+pub const DEFAULT_OPEN_FILES: usize = 256;
+/// Memory for the indexes of open shards.
+const MAX_INDEX_BYTES: usize = 64 << 20;
+
+/// How to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Whether checksums are verified.
+    pub verify: Verify,
+    /// Threads that share the reads of a batch, the caller's included. Zero is one.
+    pub threads: usize,
+    /// What happens to the page cache.
+    pub pages: PagePolicy,
+    /// Element type of the batch; `None` is each level's own, without any conversion.
+    pub dtype: Option<DType>,
+    /// Shard files kept open. Zero is one.
+    pub open_files: usize,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self {
+            verify: Verify::On,
+            threads: DEFAULT_READ_THREADS,
+            pages: PagePolicy::Keep,
+            dtype: None,
+            open_files: DEFAULT_OPEN_FILES,
+        }
+    }
+}
+
+/// Whether checksums are verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// No byte is handed out whose checksum was not checked.
+    On,
+    /// Bytes are handed out as they are.
+    Off,
+}
+
+/// What happens to the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PagePolicy {
+    /// What was read may stay: for stores that fit into memory.
+    Keep,
+    /// What was read is dropped: for stores so large that it would only push out what others need.
+    Drop,
+}
+
+/// Reads features of one store. Opens files and starts threads at first use and is safe to use in a
+/// process forked before or after that.
+///
+/// Not shared between threads: each takes its own from [`Store::reader`].
+#[derive(Debug)]
+pub struct Reader {
+    rows: Arc<[SampleRow]>,
+    buckets: Arc<[Bucket]>,
+    arrays: StoreArrays,
+    root: PathBuf,
+    options: ReadOptions,
+    state: RefCell<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    plane: ReadPlane,
+    /// Reused: rows of the bucket's arrays, and level numbers.
+    rows: Vec<u64>,
+    levels: Vec<usize>,
+}
+
+impl Store {
+    /// A reader of this store's features. [`Error::Invalid`] if the store's arrays are none that could be
+    /// read.
+    pub fn reader(&self, options: ReadOptions) -> Result<Reader> {
+        let (rows, buckets) = self.shared();
+        let arrays = StoreArrays::new(&buckets, &self.recipe().levels, self.encodings())?;
+        let shards = ShardCache::new(self.layout().clone(), options.open_files, MAX_INDEX_BYTES);
+        let plane = ReadPlane::new(shards, options.threads);
+        let state = RefCell::new(State { plane, rows: Vec::new(), levels: Vec::new() });
+        Ok(Reader { rows, buckets, arrays, root: self.root().to_owned(), options, state })
+    }
+}
+
+impl Reader {
+    /// Reads `levels` of `rows`, in these orders, into `batch`: all of each map, or the rows of cells in
+    /// `band`. Rows may repeat and must be of one bucket. After an error the batch shows nothing.
+    ///
+    /// # Errors
+    /// [`Error::FailedSample`] for a row without features, [`Error::NotFound`] for a row that does not
+    /// exist or is not committed yet, [`Error::Invalid`] for rows of several buckets, an unknown level, a
+    /// band outside the map or a batch that memory cannot hold; [`Error::Corrupt`] and [`Error::Io`] for
+    /// what is on disk, with file, row and level.
+    pub fn read(
+        &self,
+        rows: &[RowId],
+        levels: &[LevelId],
+        band: Option<RowBand>,
+        batch: &mut Batch,
+    ) -> Result<()> {
+        batch.begin(&[]);
+        let State { plane, rows: places, levels: numbers } = &mut *self.state()?;
+        let Some(bucket) = self.place(rows, places)? else { return Ok(()) };
+        numbers.clear();
+        numbers.extend(levels.iter().map(|level| level.0));
+        let request = Request { bucket, levels: numbers, ids: rows, rows: places, band };
+        let options = PlaneOptions {
+            verify: self.options.verify == Verify::On,
+            drop_pages: self.options.pages == PagePolicy::Drop,
+            dtype: self.options.dtype,
+        };
+        let name = |position: usize| match rows.get(position).and_then(|id| self.row(*id)) {
+            Some(row) => format!("row {} (sample {}/{}, view {})", row.id, row.split, row.key, row.view),
+            None => format!("row number {position} of the batch"),
+        };
+        plane.read(&self.arrays, &request, options, batch, &name)
+    }
+
+    /// The file ranges of whole maps of these rows, merged where contiguous: what `bench_read` reads raw.
+    pub(crate) fn file_ranges(&self, rows: &[RowId], levels: &[LevelId]) -> Result<Vec<FileRange>> {
+        let State { plane, rows: places, levels: numbers } = &mut *self.state()?;
+        let Some(bucket) = self.place(rows, places)? else { return Ok(Vec::new()) };
+        numbers.clear();
+        numbers.extend(levels.iter().map(|level| level.0));
+        let request = Request { bucket, levels: numbers, ids: rows, rows: places, band: None };
+        plane.ranges(&self.arrays, &request)
+    }
+
+    /// Fills `places` with the rows' numbers in the arrays of their bucket, whose number it returns; `None`
+    /// for no rows.
+    fn place(&self, rows: &[RowId], places: &mut Vec<u64>) -> Result<Option<usize>> {
+        places.clear();
+        let mut of_all = None;
+        for id in rows {
+            let row = self.row(*id).ok_or_else(|| {
+                let what = format!("row {id} of {}", self.rows.len());
+                Error::NotFound { path: self.root.clone(), what }
+            })?;
+            match &row.status {
+                Status::Ok => {}
+                Status::Failed(reason) => {
+                    return Err(Error::FailedSample { key: row.key.to_string(), reason: reason.clone() });
+                }
+                Status::Missing => return Err(self.missing(row)),
+            }
+            let found = bucket_of(&self.buckets, *id).and_then(|i| Some((i, self.buckets.get(i)?)));
+            let Some((number, bucket)) = found else {
+                return Err(Error::invalid(format!("row {id} (sample {}) is in no bucket", row.key)));
+            };
+            if of_all.is_some_and(|of_all| of_all != number) {
+                return Err(Error::invalid(format!(
+                    "row {id} is of bucket {}, the rows before are not: expected rows of one bucket",
+                    layout::bucket_folder(bucket)
+                )));
+            }
+            of_all = Some(number);
+            places.push(id.0 - bucket.rows.start.0);
+        }
+        Ok(of_all)
+    }
+
+    fn row(&self, id: RowId) -> Option<&SampleRow> {
+        self.rows.get(usize::try_from(id.0).ok()?)
+    }
+
+    fn missing(&self, row: &SampleRow) -> Error {
+        let bucket = bucket_of(&self.buckets, row.id).and_then(|i| self.buckets.get(i));
+        let unit = bucket.map_or_else(String::new, |bucket| {
+            let number = (row.id.0 - bucket.rows.start.0) / bucket.unit_rows.max(1);
+            format!(": unit {}/{number} is not committed", layout::bucket_folder(bucket))
+        });
+        let what = format!("features of row {} (sample {}/{}){unit}", row.id, row.split, row.key);
+        Error::NotFound { path: self.root.clone(), what }
+    }
+
+    fn state(&self) -> Result<RefMut<'_, State>> {
+        self.state.try_borrow_mut().map_err(|_| Error::invalid("a reader reads one batch at a time"))
+    }
+}
