@@ -1,17 +1,21 @@
 //! Features in, metrics out: heads trained and scored from a store, without images and without a
 //! backbone.
 //!
-//! Modules in reading order: what is trained ([`recipe`]), in which order rows come ([`order`],
-//! [`seed`]) and how ([`labels`], [`tensor`], [`loader`]); the model ([`parameter`], [`norm`], [`conv`],
-//! [`neck`], [`head`], [`model`]); one step ([`loss`], [`optimizer`], [`schedule`]); the loop
-//! ([`train`](mod@train), [`checkpoint`]); and what came out ([`segment`], [`metric`],
-//! [`evaluate`](mod@evaluate)).
+//! Modules in reading order: what is trained ([`recipe`], [`precision`]), on which rows ([`selection`],
+//! [`order`], [`seed`]) and what comes of them ([`labels`], [`truth`], [`tensor`], [`loader`]); the model
+//! ([`parameter`], [`phase`], [`norm`], [`conv`], [`neck`], [`head`], [`model`]); one step ([`loss`],
+//! [`optimizer`], [`schedule`]); the loop ([`train`](mod@train), [`identity`], [`checkpoint`], [`log`]);
+//! and what came out ([`run`], [`segment`], [`metric`], [`evaluate`](mod@evaluate)).
 
 pub mod checkpoint;
 pub mod conv;
 pub mod error;
+pub mod evaluate;
 pub mod head;
+pub mod identity;
 pub mod labels;
+pub mod loader;
+pub mod log;
 pub mod loss;
 pub mod metric;
 pub mod model;
@@ -21,10 +25,23 @@ pub mod optimizer;
 pub mod order;
 pub mod parameter;
 pub mod phase;
+pub mod precision;
 pub mod recipe;
+pub mod run;
 pub mod schedule;
 pub mod seed;
+pub mod segment;
+pub mod selection;
 pub mod tensor;
+pub mod train;
+pub mod truth;
 
 pub use error::{Error, Result};
-pub use phase::{Phase, Precision};
+pub use evaluate::{EvaluateSettings, Report, evaluate};
+pub use model::SemanticModel;
+pub use phase::Phase;
+pub use precision::Precision;
+pub use recipe::TrainRecipe;
+pub use run::Run;
+pub use segment::{LabelMap, SegmentSizes};
+pub use train::{TrainProgress, TrainSettings, TrainSummary, train};

@@ -2,7 +2,7 @@
 //! batch can be named without the ones before it, and every row comes exactly once an epoch. Must not
 //! read features.
 //!
-//! Rows of equal size form a bucket and a batch comes from one bucket. Within a bucket rows are
+//! Rows of one split, view and size form a bucket of the store and a batch comes from one bucket. Within a bucket rows are
 //! permuted and cut into batches; the batches of all buckets are permuted among each other.
 
 use crate::seed::{Seed, mix};
@@ -17,7 +17,7 @@ pub struct OrderOptions {
     pub seed: u64,
     /// Rows of a batch; the last one of a bucket may have fewer.
     pub batch: usize,
-    /// `false`: buckets by size and rows by number, as evaluation reads them.
+    /// `false`: buckets and rows by number, as evaluation reads them.
     pub shuffle: bool,
     /// Batches with fewer than `batch` rows are left out; which rows these are differs by epoch.
     pub drop_last: bool,
@@ -33,11 +33,13 @@ pub struct Position {
     pub cursor: u64,
 }
 
-/// A row with the size that decides its bucket.
+/// A row with its bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OrderRow {
     /// The row.
     pub row: RowId,
+    /// Number of its bucket in the store.
+    pub bucket: usize,
     /// Its padded size.
     pub size: Size,
 }
@@ -92,18 +94,19 @@ impl Order {
     /// The epoch of this number. O(samples): the views are chosen here; batches are then O(1).
     pub fn epoch(&self, epoch: u64) -> Epoch {
         let seed = Seed(self.options.seed).derive(epoch);
-        let mut buckets = BTreeMap::<Size, Vec<RowId>>::new();
+        let mut buckets = BTreeMap::<usize, (Size, Vec<RowId>)>::new();
         for (index, views) in self.samples.iter().enumerate() {
             let choice = match views.len() as u64 {
                 1 => 0,
                 count => (seed.named("view").derive(index as u64).0 % count) as usize,
             };
-            buckets.entry(views[choice].size).or_default().push(views[choice].row);
+            let OrderRow { row, bucket, size } = views[choice];
+            buckets.entry(bucket).or_insert_with(|| (size, Vec::new())).1.push(row);
         }
         let batch = self.options.batch as u64;
         let mut first = 0;
         let mut list = Vec::with_capacity(buckets.len());
-        for (number, (size, rows)) in buckets.into_iter().enumerate() {
+        for (number, (size, rows)) in buckets {
             let n = rows.len() as u64;
             let count = if self.options.drop_last { n / batch } else { n.div_ceil(batch) };
             let permutation = self.permutation(n, seed.named("rows").derive(number as u64));

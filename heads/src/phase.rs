@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::seed::Seed;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// Whether a forward pass is one of training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,25 +34,5 @@ impl Phase {
             (0..n * c).map(|_| if stream.uniform() < probability { 0.0 } else { keep }).collect();
         let mask = Tensor::f_from_slice(&mask)?.f_reshape([n, c, 1, 1])?; // [n, c, 1, 1]
         Ok(x.f_mul(&mask.f_to_device(x.device())?.f_to_kind(x.kind())?)?)
-    }
-}
-
-/// Arithmetic of a head's convolutions; parameters, statistics and losses are binary32 in both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// binary32.
-    Fp32,
-    /// bfloat16 convolutions and maps between them.
-    Bf16,
-}
-
-impl Precision {
-    /// Element type of the maps.
-    pub fn kind(self) -> Kind {
-        match self {
-            Self::Fp32 => Kind::Float,
-            Self::Bf16 => Kind::BFloat16,
-        }
     }
 }

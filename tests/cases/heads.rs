@@ -5,13 +5,14 @@
 
 use featcache_heads::head::{AuxiliaryOptions, UperNetOptions};
 use featcache_heads::loss::{Average, cross_entropy};
-use featcache_heads::model::{PredictSizes, SemanticModel};
+use featcache_heads::model::SemanticModel;
 use featcache_heads::norm::NormKind;
 use featcache_heads::optimizer::{AdamW, AdamWOptions};
 use featcache_heads::parameter::{Init, Parameters, Role};
 use featcache_heads::recipe::{HeadKind, HeadRecipe};
 use featcache_heads::schedule::{Decay, Schedule};
 use featcache_heads::seed::Seed;
+use featcache_heads::segment::{SegmentSizes, label_map};
 use featcache_heads::{Phase, Precision};
 use featcache_store::{LevelSpec, Size};
 use std::collections::BTreeMap;
@@ -320,14 +321,19 @@ fn schedules_equal_torch_and_mmcv() {
 #[test]
 fn prediction_equals_mmseg_whole_inference() {
     let logits = draw("whole.logits", &[1, CLASSES, 12, 16], -4.0, 4.0);
-    let model = model(HeadKind::Linear, NormKind::Batch, &["p4"], Precision::Fp32);
     let sizes =
-        PredictSizes { padded: Size::new(48, 64), valid: Size::new(45, 50), original: Size::new(77, 81) };
-    let map = model.label_map(&logits, sizes).unwrap();
+        SegmentSizes { padded: Size::new(48, 64), valid: Size::new(45, 50), original: Size::new(77, 81) };
     let expected: Vec<u8> = Vec::try_from(goldens()["whole"].reshape([-1])).unwrap();
-    assert_eq!(map.size, sizes.original);
-    let differ = map.classes.iter().zip(&expected).filter(|&(&a, &b)| a != u16::from(b)).count();
-    assert_eq!(differ, 0, "{differ} of {} pixels differ", expected.len());
+    // All classes at once, two at a time, one at a time.
+    for bytes in [1 << 30, 2 * 4 * 77 * 81, 0] {
+        let map = label_map(&logits, sizes, bytes).unwrap();
+        assert_eq!(map.size, sizes.original);
+        let differ = map.classes.iter().zip(&expected).filter(|&(&a, &b)| a != u16::from(b)).count();
+        assert_eq!(differ, 0, "{differ} of {} pixels differ", expected.len());
+    }
+    let sizes = SegmentSizes { valid: Size::new(49, 50), ..sizes };
+    let text = label_map(&logits, sizes, 0).unwrap_err().to_string();
+    assert_eq!(text, "valid size 49x50 passes the padded size 48x64");
 }
 
 #[test]

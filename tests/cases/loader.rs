@@ -1,15 +1,20 @@
 //! The order of rows and the loader that follows it.
 
-use featcache_heads::order::{Bijection, Order, OrderOptions, OrderRow};
+use crate::drawn_store::DrawnStore;
+use featcache_heads::Error;
+use featcache_heads::loader::{LoaderOptions, Shared, Span};
+use featcache_heads::order::{Bijection, Order, OrderOptions, OrderRow, Position};
 use featcache_heads::seed::Seed;
-use featcache_store::{RowId, Size};
+use featcache_heads::selection::Selection;
+use featcache_store::{RowId, Size, Store};
 use std::collections::BTreeSet;
+use tch::{Device, Kind};
 
 fn options(seed: u64, batch: usize) -> OrderOptions {
     OrderOptions { seed, batch, shuffle: true, drop_last: false }
 }
 
-/// `counts[i]` samples of size i, each with `views` rows of consecutive numbers.
+/// `counts[i]` samples of bucket i, each with `views` rows of consecutive numbers.
 fn samples(counts: &[u64], views: u64) -> Vec<Vec<OrderRow>> {
     let mut next = 0;
     let mut all = Vec::new();
@@ -17,7 +22,8 @@ fn samples(counts: &[u64], views: u64) -> Vec<Vec<OrderRow>> {
         for _ in 0..count {
             let rows = next..next + views;
             next += views;
-            all.push(rows.map(|row| OrderRow { row: RowId(row), size: Size::new(32 * i, 64) }).collect());
+            let size = Size::new(32 * i, 64);
+            all.push(rows.map(|row| OrderRow { row: RowId(row), bucket: i as usize, size }).collect());
         }
     }
     all
@@ -112,4 +118,103 @@ fn evaluation_reads_in_row_order() {
     let epoch = Order::new(samples(&[4, 2], 1), options).epoch(0);
     let rows: Vec<_> = (0..epoch.len()).flat_map(|i| epoch.batch(i).unwrap().rows).map(|row| row.0).collect();
     assert_eq!(rows, [0, 1, 2, 3, 4, 5]);
+}
+
+/// Rows and first cells of the batches of a span, as a loader with these options delivers them.
+fn delivered(
+    store: &Store,
+    order: &Order,
+    span: Span,
+    options: LoaderOptions,
+) -> Vec<(Vec<RowId>, f64, Position)> {
+    let levels = &store.recipe().levels;
+    let read_target = |_: RowId| Ok(None);
+    let shared = Shared::new(store, order, span, levels, &read_target, options).unwrap();
+    std::thread::scope(|scope| {
+        let mut loader = shared.start(scope);
+        let mut all = Vec::new();
+        while let Some(batch) = loader.next_batch().unwrap() {
+            let maps = batch.maps(Kind::Float, Device::Cpu).unwrap();
+            assert_eq!(maps.len(), levels.len());
+            for (map, level) in maps.iter().zip(levels) {
+                let [h, w, c] = level.shape(batch.rows.size).map(|side| side as i64);
+                assert_eq!(map.size(), [batch.rows.rows.len() as i64, c, h, w]);
+                assert_eq!(map.stride(), [h * w * c, 1, w * c, c], "channels_last");
+            }
+            let sum = maps.iter().map(|map| map.sum(Kind::Double).double_value(&[])).sum();
+            all.push((batch.rows.rows.clone(), sum, batch.next));
+            loader.recycle(batch);
+        }
+        assert!(loader.next_batch().unwrap().is_none());
+        assert!(loader.bytes() > 0);
+        all
+    })
+}
+
+#[test]
+fn what_is_delivered_depends_on_order_and_position_alone() {
+    let drawn = DrawnStore::default().write();
+    let store = drawn.open();
+    let selection = Selection::new(&store, "train", &[]).unwrap();
+    let order = Order::new(selection.samples, options(9, 4));
+    let span = Span { start: Position::default(), batches: 17 };
+    let expected = delivered(&store, &order, span, LoaderOptions::default());
+    assert_eq!(expected.len(), 17);
+    let epoch = order.epoch(0);
+    for (i, (rows, _, _)) in expected.iter().take(epoch.len() as usize).enumerate() {
+        assert_eq!(*rows, epoch.batch(i as u64).unwrap().rows);
+    }
+    for (threads, bytes) in [(1, 1), (2, 1), (4, 1), (3, 40_000), (4, 1 << 30)] {
+        let options = LoaderOptions { threads, bytes, ..LoaderOptions::default() };
+        assert_eq!(delivered(&store, &order, span, options), expected, "{threads} threads, {bytes} bytes");
+    }
+    for done in [1, 5, 6, 7, 16] {
+        let start = expected[done - 1].2;
+        let rest = Span { start, batches: 17 - done as u64 };
+        assert_eq!(delivered(&store, &order, rest, LoaderOptions::default()), expected[done..]);
+    }
+}
+
+#[test]
+fn a_loader_that_is_dropped_early_ends_its_threads() {
+    let drawn = DrawnStore::default().write();
+    let store = drawn.open();
+    let selection = Selection::new(&store, "train", &[]).unwrap();
+    let order = Order::new(selection.samples, options(9, 4));
+    let span = Span { start: Position::default(), batches: 1_000_000 };
+    for bytes in [1, 1 << 30] {
+        let read_target = |_: RowId| Ok(None);
+        let loader_options = LoaderOptions { threads: 3, bytes, ..LoaderOptions::default() };
+        let levels = &store.recipe().levels;
+        let shared = Shared::new(&store, &order, span, levels, &read_target, loader_options).unwrap();
+        std::thread::scope(|scope| {
+            let mut loader = shared.start(scope);
+            assert!(loader.next_batch().unwrap().is_some());
+        });
+    }
+}
+
+#[test]
+fn a_failing_label_arrives_at_its_place_in_the_order() {
+    let drawn = DrawnStore::default().write();
+    let store = drawn.open();
+    let selection = Selection::new(&store, "train", &[]).unwrap();
+    let order = Order::new(selection.samples, options(9, 1));
+    let epoch = order.epoch(0);
+    let bad = epoch.batch(3).unwrap().rows[0];
+    let read_target = move |row: RowId| match row == bad {
+        true => Err(Error::invalid(format!("row {row} is bad"))),
+        false => Ok(None),
+    };
+    let span = Span { start: Position::default(), batches: epoch.len() };
+    let loader_options = LoaderOptions { threads: 4, ..LoaderOptions::default() };
+    let levels = &store.recipe().levels;
+    let shared = Shared::new(&store, &order, span, levels, &read_target, loader_options).unwrap();
+    std::thread::scope(|scope| {
+        let mut loader = shared.start(scope);
+        for _ in 0..3 {
+            assert!(loader.next_batch().unwrap().is_some());
+        }
+        assert_eq!(loader.next_batch().unwrap_err().to_string(), format!("row {bad} is bad"));
+    });
 }

@@ -1,0 +1,146 @@
+//! Scores a run on a split of a store: predictions at the original size against the original label
+//! maps. Must not train.
+
+use crate::loader::{LoaderOptions, Shared, Span};
+use crate::metric::mean_iou::{MeanIou, Scores};
+use crate::order::{Order, OrderOptions, Position};
+use crate::run::Run;
+use crate::segment::{DEFAULT_SEGMENT_BYTES, SegmentSizes, label_map};
+use crate::selection::{Selection, choose_split};
+use crate::truth::Truth;
+use crate::{Error, Phase, Result};
+use featcache_store::Store;
+use serde::Serialize;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tch::Device;
+
+/// Rows of a batch in evaluation, by default. Results do not depend on it beyond rounding.
+pub const DEFAULT_EVALUATE_BATCH: usize = 4;
+
+/// How a run is scored.
+pub struct EvaluateSettings<'a> {
+    /// Split to score on; `None`: the only one, or the one whose name starts with `val`.
+    pub split: Option<String>,
+    /// View to score on.
+    pub view: String,
+    /// Rows of a batch.
+    pub batch: usize,
+    /// Where tensors live.
+    pub device: Device,
+    /// How the store is read ahead.
+    pub loader: LoaderOptions,
+    /// Set from elsewhere to give up after the current batch.
+    pub stop: Option<&'a AtomicBool>,
+    /// Called with the samples scored and their number in all.
+    pub progress: Option<&'a dyn Fn(u64, u64)>,
+}
+
+impl Default for EvaluateSettings<'_> {
+    fn default() -> Self {
+        Self {
+            split: None,
+            view: "base".to_owned(),
+            batch: DEFAULT_EVALUATE_BATCH,
+            device: Device::Cpu,
+            loader: LoaderOptions::default(),
+            stop: None,
+            progress: None,
+        }
+    }
+}
+
+/// What came out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Step of the checkpoint.
+    pub step: u64,
+    /// Split scored on.
+    pub split: String,
+    /// Samples scored.
+    pub samples: u64,
+    /// Samples without a label map, left out.
+    pub unlabelled: u64,
+    /// Samples without features because they failed at extraction, left out.
+    pub failed: u64,
+    /// Samples that an incomplete store does not have yet, left out.
+    pub missing: u64,
+    /// The scores.
+    pub scores: Scores,
+    /// Seconds it took.
+    pub seconds: f64,
+    /// Share of them spent waiting for data.
+    pub data_wait: f64,
+    /// Bytes of features read.
+    pub read_bytes: u64,
+}
+
+/// Scores the run in `folder` on a store of the same fingerprint and categories.
+pub fn evaluate(folder: &Path, store: &Store, settings: &EvaluateSettings<'_>) -> Result<Report> {
+    let run = Run::open(folder, settings.device)?;
+    run.check_store(store)?;
+    evaluate_run(&run, store, settings)
+}
+
+/// As [`evaluate`], of a run that is open already.
+pub fn evaluate_run(run: &Run, store: &Store, settings: &EvaluateSettings<'_>) -> Result<Report> {
+    let split = choose_split(store, settings.split.as_deref(), "val")?;
+    let selection = Selection::new(store, &split, std::slice::from_ref(&settings.view))?;
+    let truth = Truth::new(store, run.identity.recipe.labels.zero)?;
+    truth.check(&selection)?;
+    let (failed, missing) = (selection.failed, selection.missing);
+    let options = OrderOptions { seed: 0, batch: settings.batch, shuffle: false, drop_last: false };
+    let order = Order::new(selection.samples, options);
+    let total = order.samples() as u64;
+    let span = Span { start: Position::default(), batches: order.epoch(0).len() };
+    let read_target = |row| truth.original(row);
+    let loader = settings.loader.clone();
+    let shared = Shared::new(store, &order, span, run.model.levels(), &read_target, loader)?;
+
+    let begin = Instant::now();
+    let mut metric = MeanIou::new(truth.rule().classes());
+    let (mut samples, mut unlabelled) = (0, 0);
+    let (waited, read_bytes) = std::thread::scope(|scope| -> Result<_> {
+        let _guard = tch::no_grad_guard();
+        let mut loader = shared.start(scope);
+        while let Some(batch) = loader.next_batch()? {
+            let maps = batch.maps(run.model.map_kind(), settings.device)?;
+            let logits = run.model.forward(&maps, Phase::Eval)?.main; // [n, k, h, w]
+            for (i, (&id, target)) in (0..).zip(batch.rows.rows.iter().zip(&batch.targets)) {
+                let Some(target) = target else {
+                    unlabelled += 1;
+                    continue;
+                };
+                let row = store.row(id)?;
+                let valid = row.valid_size.ok_or_else(|| Error::invalid(format!("row {id} has no size")))?;
+                let sizes = SegmentSizes { padded: batch.rows.size, valid, original: target.size };
+                let map = label_map(&logits.f_narrow(0, i, 1)?, sizes, DEFAULT_SEGMENT_BYTES)?;
+                let refuse = |what| Error::Label { key: row.key.clone(), what };
+                metric.add(&map.classes, &target.classes).map_err(refuse)?;
+                samples += 1;
+            }
+            loader.recycle(batch);
+            if let Some(progress) = settings.progress {
+                progress(samples + unlabelled, total);
+            }
+            if settings.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                return Err(Error::invalid(format!("evaluation stopped after {samples} of {total} samples")));
+            }
+        }
+        Ok((loader.waited(), loader.bytes()))
+    })?;
+    let seconds = begin.elapsed().as_secs_f64();
+    Ok(Report {
+        step: run.step,
+        split,
+        samples,
+        unlabelled,
+        failed,
+        missing,
+        scores: metric.scores(truth.rule().names()),
+        seconds,
+        data_wait: if seconds > 0.0 { waited.as_secs_f64() / seconds } else { 0.0 },
+        read_bytes,
+    })
+}

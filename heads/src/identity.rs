@@ -1,0 +1,122 @@
+//! What a run was made from, and whether a store or another run is the same. Must not read files.
+
+use crate::recipe::TrainRecipe;
+use crate::{Error, Result};
+use featcache_store::{Category, LevelSpec, Store};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// What a run was made from: it fits stores of the same fingerprint and categories only.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunIdentity {
+    /// The store's fingerprint.
+    pub fingerprint: String,
+    /// The store's dataset kind.
+    pub dataset: String,
+    /// Split trained on.
+    pub split: String,
+    /// Levels read, finest first.
+    pub levels: Vec<LevelSpec>,
+    /// The store's categories, in order.
+    pub categories: Vec<CategoryName>,
+    /// The recipe.
+    pub recipe: TrainRecipe,
+}
+
+/// A category as a run remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CategoryName {
+    /// Value in the label map.
+    pub id: i64,
+    /// Name.
+    pub name: String,
+}
+
+impl From<&Category> for CategoryName {
+    fn from(category: &Category) -> Self {
+        Self { id: category.id, name: category.name.clone() }
+    }
+}
+
+impl RunIdentity {
+    /// The identity of a run of this recipe on a split of a store, over these of its levels.
+    pub fn new(store: &Store, split: String, levels: Vec<LevelSpec>, recipe: TrainRecipe) -> Self {
+        let fingerprint = store.fingerprint().0.clone();
+        let dataset = store.spec().dataset.kind.clone();
+        let categories = store.categories().iter().map(Into::into).collect();
+        Self { fingerprint, dataset, split, levels, categories, recipe }
+    }
+
+    /// The first field in which a store's or a recipe's identity differs from this run's.
+    pub fn check(&self, other: &Self, folder: &Path) -> Result<()> {
+        let mismatch = |field: &str, expected: &dyn std::fmt::Display, found: &dyn std::fmt::Display| {
+            let (path, field) = (folder.to_owned(), field.to_owned());
+            Err(Error::RunMismatch { path, field, expected: expected.to_string(), found: found.to_string() })
+        };
+        if self.fingerprint != other.fingerprint {
+            return mismatch("fingerprint", &self.fingerprint, &other.fingerprint);
+        }
+        if self.dataset != other.dataset {
+            return mismatch("dataset", &self.dataset, &other.dataset);
+        }
+        if self.categories.len() != other.categories.len() {
+            return mismatch("number of categories", &self.categories.len(), &other.categories.len());
+        }
+        for (i, (ours, theirs)) in self.categories.iter().zip(&other.categories).enumerate() {
+            if ours != theirs {
+                let show = |c: &CategoryName| format!("{} {:?}", c.id, c.name);
+                return mismatch(&format!("category {i}"), &show(ours), &show(theirs));
+            }
+        }
+        if self.levels != other.levels {
+            let show = |levels: &[LevelSpec]| {
+                let names: Vec<_> = levels.iter().map(|l| format!("{}:{}", l.name, l.channels)).collect();
+                names.join(",")
+            };
+            return mismatch("levels", &show(&self.levels), &show(&other.levels));
+        }
+        Ok(())
+    }
+
+    /// As [`RunIdentity::check`], and the split and recipe too: what resuming asks for.
+    pub fn check_resume(&self, other: &Self, folder: &Path) -> Result<()> {
+        self.check(other, folder)?;
+        let mismatch = |field: String, expected: String, found: String| {
+            Err(Error::RunMismatch { path: folder.to_owned(), field, expected, found })
+        };
+        if self.split != other.split {
+            return mismatch("split".into(), self.split.clone(), other.split.clone());
+        }
+        let [ours, theirs] = [&self.recipe, &other.recipe].map(serde_json::to_value);
+        let (Ok(ours), Ok(theirs)) = (ours, theirs) else {
+            return Err(Error::invalid("a recipe cannot be written as JSON"));
+        };
+        match difference("recipe", &ours, &theirs) {
+            Some((field, expected, found)) => mismatch(field, expected, found),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The first leaf in which two JSON values differ: its path and both values.
+fn difference(
+    path: &str,
+    ours: &serde_json::Value,
+    theirs: &serde_json::Value,
+) -> Option<(String, String, String)> {
+    use serde_json::Value;
+    match (ours, theirs) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).collect();
+            let get = |map: &serde_json::Map<String, Value>, key: &str| map.get(key).cloned();
+            keys.into_iter().find_map(|key| {
+                let (a, b) = (get(a, key).unwrap_or_default(), get(b, key).unwrap_or_default());
+                difference(&format!("{path}.{key}"), &a, &b)
+            })
+        }
+        (a, b) if a == b => None,
+        (a, b) => Some((path.to_owned(), a.to_string(), b.to_string())),
+    }
+}

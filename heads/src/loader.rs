@@ -1,0 +1,314 @@
+//! Reads batches ahead of training: threads follow an order and fill memory with bytes, within a
+//! budget; the training thread makes tensors of them. What comes out depends on the order and the
+//! position alone, never on the number of threads or their timing. No tensor crosses a thread.
+
+use crate::labels::Target;
+use crate::order::{BatchRows, Epoch, Order, Position};
+use crate::tensor::feature_map;
+use crate::{Error, Result};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use featcache_store::{Batch, LevelId, LevelSpec, ReadOptions, Reader, RowId, Size, Store};
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread::Scope;
+use std::time::{Duration, Instant};
+use tch::{Device, Kind, Tensor};
+
+/// Threads that read ahead, by default.
+pub const DEFAULT_PREFETCH_THREADS: usize = 1;
+
+/// Bytes of features read ahead, by default.
+pub const DEFAULT_PREFETCH_BYTES: u64 = 1 << 30;
+
+/// How batches are read ahead.
+#[derive(Debug, Clone)]
+pub struct LoaderOptions {
+    /// Reading threads; at least one is started.
+    pub threads: usize,
+    /// Bytes of features in memory at a time, the batch in use included. A batch that is larger is
+    /// read alone.
+    pub bytes: u64,
+    /// How the store is read.
+    pub read: ReadOptions,
+}
+
+impl Default for LoaderOptions {
+    fn default() -> Self {
+        Self {
+            threads: DEFAULT_PREFETCH_THREADS,
+            bytes: DEFAULT_PREFETCH_BYTES,
+            read: ReadOptions::default(),
+        }
+    }
+}
+
+/// Which batches a loader delivers.
+#[derive(Debug, Clone, Copy)]
+pub struct Span {
+    /// The first batch.
+    pub start: Position,
+    /// How many from there on, over as many epochs as it takes.
+    pub batches: u64,
+}
+
+/// What a loader reads for the labels of a row; runs on its threads.
+pub type ReadTarget<'a> = dyn Fn(RowId) -> Result<Option<Target>> + Sync + 'a;
+
+/// A batch as bytes, handed from a reading thread to the training thread.
+#[derive(Debug)]
+pub struct LoadedBatch {
+    /// The rows and their padded size.
+    pub rows: BatchRows,
+    /// Where training stands once this batch is done.
+    pub next: Position,
+    /// The last batch of its epoch.
+    pub ends_epoch: bool,
+    /// A target a row, where there is one.
+    pub targets: Vec<Option<Target>>,
+    batch: Batch,
+    bytes: u64,
+}
+
+/// Delivers the batches of a span in order.
+#[derive(Debug)]
+pub struct Loader<'a> {
+    shared: &'a Shared<'a>,
+    arrivals: Receiver<(u64, Result<LoadedBatch>)>,
+    early: BTreeMap<u64, Result<LoadedBatch>>,
+    delivered: u64,
+    waited: Duration,
+    bytes: u64,
+}
+
+/// What reading threads and the loader share; it outlives both.
+pub struct Shared<'a> {
+    store: &'a Store,
+    order: &'a Order,
+    span: Span,
+    levels: Vec<LevelId>,
+    /// Bytes of a row are its area times this, summed over levels by stride.
+    row_cost: Vec<(u32, u64)>,
+    read_target: &'a ReadTarget<'a>,
+    options: LoaderOptions,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Number of the next batch of the span to be read.
+    sequence: u64,
+    position: Position,
+    epoch: Epoch,
+    bytes_held: u64,
+    stopped: bool,
+    /// Memory of batches that are done.
+    spare: Vec<Batch>,
+}
+
+impl std::fmt::Debug for Shared<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("span", &self.span).field("options", &self.options).finish()
+    }
+}
+
+impl<'a> Shared<'a> {
+    /// The plan of a loader: nothing is read yet.
+    pub fn new(
+        store: &'a Store,
+        order: &'a Order,
+        span: Span,
+        levels: &[LevelSpec],
+        read_target: &'a ReadTarget<'a>,
+        options: LoaderOptions,
+    ) -> Result<Self> {
+        let ids = levels.iter().map(|level| Ok(store.level(&level.name)?)).collect::<Result<_>>()?;
+        // Four bytes an element: an upper bound for every encoding.
+        let row_cost = levels.iter().map(|level| (level.stride, u64::from(level.channels) * 4)).collect();
+        let epoch = order.epoch(span.start.epoch);
+        let state = State {
+            sequence: 0,
+            position: span.start,
+            epoch,
+            bytes_held: 0,
+            stopped: false,
+            spare: Vec::new(),
+        };
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        Ok(Self { store, order, span, levels: ids, row_cost, read_target, options, state, changed })
+    }
+
+    /// Starts the reading threads in `scope`; they end when the span is read or the loader dropped.
+    pub fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Loader<'scope> {
+        let (sender, arrivals) = unbounded();
+        for _ in 0..self.options.threads.max(1) {
+            let sender = sender.clone();
+            scope.spawn(move || self.read_ahead(&sender));
+        }
+        let (early, waited) = (BTreeMap::new(), Duration::ZERO);
+        Loader { shared: self, arrivals, early, delivered: 0, waited, bytes: 0 }
+    }
+
+    /// One reading thread: takes the next batch once the budget admits it, reads it, hands it over.
+    fn read_ahead(&self, sender: &Sender<(u64, Result<LoadedBatch>)>) {
+        let mut reader = None;
+        while let Some((sequence, job)) = self.next_job() {
+            let loaded = self.load(&mut reader, job);
+            let failed = loaded.is_err();
+            if sender.send((sequence, loaded)).is_err() || failed {
+                self.stop();
+            }
+        }
+    }
+
+    fn load(&self, reader: &mut Option<Reader>, job: Job) -> Result<LoadedBatch> {
+        let Job { rows, next, ends_epoch, bytes, mut batch } = job;
+        let reader = match reader {
+            Some(reader) => reader,
+            None => reader.insert(self.store.reader(self.options.read)?),
+        };
+        reader.read(&rows.rows, &self.levels, None, &mut batch)?;
+        let targets = rows.rows.iter().map(|&row| (self.read_target)(row)).collect::<Result<_>>()?;
+        Ok(LoadedBatch { rows, next, ends_epoch, targets, batch, bytes })
+    }
+
+    /// The next batch of the order, admitted in order: so the batch that training waits for is always
+    /// among those admitted. `None` when the span is read or the loader gone.
+    fn next_job(&self) -> Option<(u64, Job)> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if state.stopped || state.sequence == self.span.batches {
+                return None;
+            }
+            while state.position.cursor >= state.epoch.len() {
+                let epoch = state.position.epoch + 1;
+                state.position = Position { epoch, cursor: 0 };
+                state.epoch = self.order.epoch(epoch);
+                if state.epoch.is_empty() {
+                    return None;
+                }
+            }
+            let rows = state.epoch.batch(state.position.cursor)?;
+            let bytes = self.row_bytes(rows.size) * rows.rows.len() as u64;
+            if state.bytes_held > 0 && state.bytes_held + bytes > self.options.bytes {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.bytes_held += bytes;
+            state.position.cursor += 1;
+            let sequence = state.sequence;
+            state.sequence += 1;
+            let batch = state.spare.pop().unwrap_or_default();
+            let ends_epoch = state.position.cursor == state.epoch.len();
+            return Some((sequence, Job { rows, next: state.position, ends_epoch, bytes, batch }));
+        }
+    }
+
+    fn row_bytes(&self, size: Size) -> u64 {
+        let cells = |side: u32, stride: u32| u64::from(side.div_ceil(stride.max(1)));
+        self.row_cost.iter().map(|&(s, cost)| cells(size.height, s) * cells(size.width, s) * cost).sum()
+    }
+
+    fn stop(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
+        self.changed.notify_all();
+    }
+}
+
+struct Job {
+    rows: BatchRows,
+    next: Position,
+    ends_epoch: bool,
+    bytes: u64,
+    batch: Batch,
+}
+
+impl Loader<'_> {
+    /// The next batch of the span; `None` at its end.
+    ///
+    /// # Errors
+    /// The first read or label that failed, at its place in the order.
+    pub fn next_batch(&mut self) -> Result<Option<LoadedBatch>> {
+        if self.delivered == self.shared.span.batches {
+            return Ok(None);
+        }
+        let begin = Instant::now();
+        let loaded = loop {
+            if let Some(loaded) = self.early.remove(&self.delivered) {
+                break loaded;
+            }
+            let Ok((sequence, loaded)) = self.arrivals.recv() else {
+                return Err(Error::invalid(
+                    "no more batches: a reading thread stopped or the order is empty",
+                ));
+            };
+            self.early.insert(sequence, loaded);
+        };
+        self.waited += begin.elapsed();
+        self.delivered += 1;
+        loaded.map(Some)
+    }
+
+    /// Gives a batch's memory back: only then do the threads read further ahead of it.
+    pub fn recycle(&mut self, done: LoadedBatch) {
+        self.bytes += done.bytes();
+        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.bytes_held -= done.bytes;
+        state.spare.push(done.batch);
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+
+    /// Time spent waiting in [`Loader::next_batch`] so far.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Bytes of features in the batches given back so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Loader<'_> {
+    fn drop(&mut self) {
+        self.shared.stop();
+    }
+}
+
+impl LoadedBatch {
+    /// The levels as maps `[n, c, h, w]` in channels_last memory, in the loader's level order.
+    pub fn maps(&self, kind: Kind, device: Device) -> Result<Vec<Tensor>> {
+        (0..self.batch.level_count())
+            .map(|i| {
+                let level = self.batch.level(i);
+                feature_map(level.bytes, level.shape, level.dtype, kind, device)
+            })
+            .collect()
+    }
+
+    /// The targets as `[n, H, W]` int64; rows without one are all ignored.
+    pub fn target(&self, device: Device) -> Result<Tensor> {
+        let Size { height, width } = self.rows.size;
+        let pixels = height as usize * width as usize;
+        let mut classes = Vec::with_capacity(pixels * self.targets.len());
+        for target in &self.targets {
+            match target {
+                Some(target) if target.size == self.rows.size => classes.extend_from_slice(&target.classes),
+                Some(target) => {
+                    let (found, expected) = (target.size, self.rows.size);
+                    return Err(Error::invalid(format!("a target is {found}, its batch {expected}")));
+                }
+                None => classes.resize(classes.len() + pixels, crate::labels::IGNORE),
+            }
+        }
+        let shape = [self.targets.len() as i64, i64::from(height), i64::from(width)];
+        let target = Tensor::f_from_slice(&classes)?.f_reshape(shape)?;
+        Ok(target.f_to_device(device)?.f_to_kind(Kind::Int64)?) // [n, H, W]
+    }
+
+    /// Bytes of its features.
+    pub fn bytes(&self) -> u64 {
+        (0..self.batch.level_count()).map(|i| self.batch.level(i).bytes.len() as u64).sum()
+    }
+}

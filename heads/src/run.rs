@@ -1,0 +1,62 @@
+//! A trained run as others use it: its model at the last checkpoint and what it was made from. Must not
+//! train.
+
+use crate::checkpoint::Checkpoint;
+use crate::identity::RunIdentity;
+use crate::labels::LabelRule;
+use crate::model::SemanticModel;
+use crate::{Error, Result};
+use featcache_store::{Category, Store};
+use std::path::{Path, PathBuf};
+use tch::Device;
+
+/// A run folder, opened.
+#[derive(Debug)]
+pub struct Run {
+    /// The model with the checkpoint's values.
+    pub model: SemanticModel,
+    /// What it was made from.
+    pub identity: RunIdentity,
+    /// Steps trained.
+    pub step: u64,
+    folder: PathBuf,
+}
+
+impl Run {
+    /// Opens the run in `folder` at its newest checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] without a checkpoint, [`Error::Corrupt`] where tensors do not fit the
+    /// recipe.
+    pub fn open(folder: &Path, device: Device) -> Result<Self> {
+        let path = Checkpoint::latest(folder);
+        let Checkpoint { state, model: values, .. } = Checkpoint::read(&path)?;
+        let identity = state.run;
+        let corrupt = |what: String| Error::corrupt(&path, what);
+        identity.recipe.check().map_err(corrupt)?;
+        let categories: Vec<_> = identity
+            .categories
+            .iter()
+            .map(|category| Category { id: category.id, name: category.name.clone(), supercategory: None })
+            .collect();
+        let rule = LabelRule::new(&categories, identity.recipe.labels.zero).map_err(corrupt)?;
+        let options = &identity.recipe.train;
+        let levels = identity.levels.clone();
+        let head = &identity.recipe.head;
+        let names = rule.names().to_vec();
+        let model = SemanticModel::new(head, options.precision, levels, names, options.seed, device)?;
+        model.parameters().load(values).map_err(|e| corrupt(e.to_string()))?;
+        Ok(Self { model, identity, step: state.step, folder: folder.to_owned() })
+    }
+
+    /// Refuses a store of another fingerprint, dataset, category list or set of levels, naming the
+    /// field.
+    pub fn check_store(&self, store: &Store) -> Result<()> {
+        let wanted = &self.identity.levels;
+        let found = store.recipe().levels.iter().filter(|level| wanted.iter().any(|w| w.name == level.name));
+        let Self { identity, folder, .. } = self;
+        let recipe = identity.recipe.clone();
+        let other = RunIdentity::new(store, identity.split.clone(), found.cloned().collect(), recipe);
+        identity.check(&other, folder)
+    }
+}

@@ -1,0 +1,78 @@
+//! Which rows of a store a run reads: split, views, and what is left out. Must not read features.
+
+use crate::order::OrderRow;
+use crate::{Error, Result};
+use featcache_store::{Status, Store};
+use std::collections::BTreeMap;
+
+/// Rows of a split, by sample.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    /// The split.
+    pub split: String,
+    /// For every sample the rows of the wanted views that have features.
+    pub samples: Vec<Vec<OrderRow>>,
+    /// Rows without features because their sample failed at extraction.
+    pub failed: u64,
+    /// Rows whose unit is not in the store yet.
+    pub missing: u64,
+}
+
+impl Selection {
+    /// The rows of a split in the given views; no views: all of the store's.
+    ///
+    /// # Errors
+    /// A split or view that the store does not have, named with those that it has; no row with
+    /// features.
+    pub fn new(store: &Store, split: &str, views: &[String]) -> Result<Self> {
+        let known = &store.recipe().views;
+        if let Some(view) = views.iter().find(|view| !known.iter().any(|spec| spec.name == **view)) {
+            let names: Vec<_> = known.iter().map(|spec| spec.name.as_str()).collect();
+            let names = names.join(", ");
+            return Err(Error::invalid(format!("view {view:?} is not in the store, which has {names}")));
+        }
+        let mut samples = BTreeMap::<&str, Vec<OrderRow>>::new();
+        let (mut failed, mut missing) = (0, 0);
+        let wanted = |view: &str| views.is_empty() || views.iter().any(|name| name == view);
+        for row in store.rows().iter().filter(|row| &*row.split == split && wanted(&row.view)) {
+            match (&row.status, row.bucket, store.bucket_of(row.id)) {
+                (Status::Ok, Some(size), Some(bucket)) => {
+                    let row_of_view = OrderRow { row: row.id, bucket, size };
+                    samples.entry(row.key.0.as_str()).or_default().push(row_of_view);
+                }
+                (Status::Missing, ..) => missing += 1,
+                _ => failed += 1,
+            }
+        }
+        if samples.is_empty() {
+            let text =
+                format!("split {split:?} has no features: {failed} rows failed, {missing} are missing");
+            return Err(Error::invalid(text));
+        }
+        let samples = samples.into_values().collect();
+        Ok(Self { split: split.to_owned(), samples, failed, missing })
+    }
+}
+
+/// The split to read: the one asked for, else the only one, else the one whose name starts with
+/// `prefix` (`train`, `val`).
+pub fn choose_split(store: &Store, asked: Option<&str>, prefix: &str) -> Result<String> {
+    let splits = store.splits();
+    let names = || splits.join(", ");
+    if let Some(asked) = asked {
+        if splits.iter().any(|split| split == asked) {
+            return Ok(asked.to_owned());
+        }
+        return Err(Error::invalid(format!("split {asked:?} is not in the store, which has {}", names())));
+    }
+    match splits {
+        [only] => return Ok(only.clone()),
+        _ => {
+            let mut matching = splits.iter().filter(|split| split.starts_with(prefix));
+            if let (Some(split), None) = (matching.next(), matching.next()) {
+                return Ok(split.clone());
+            }
+        }
+    }
+    Err(Error::invalid(format!("which split to read is not clear: the store has {}; name one", names())))
+}
