@@ -16,7 +16,8 @@ use tch::{Kind, Tensor};
 
 /// binary32 against binary64: 1e-7 of rounding grows over some sixteen products a level.
 const FP32_TOLERANCE: f64 = 1e-5;
-/// bfloat16 rounds every product's result to 2⁻⁹; transformers itself is 1.2e-2 off in bfloat16 here.
+/// bfloat16 rounds every product's result to 2⁻⁹; transformers itself is up to 1.6e-2 off
+/// in bfloat16 here.
 const BF16_TOLERANCE: f64 = 2e-2;
 
 /// Uniform in [-1, 1) from a name: the same formula as in `swin_v2_goldens.py`.
@@ -37,7 +38,9 @@ fn draw(name: &str, count: usize) -> Vec<f32> {
 
 /// As `weight` in `swin_v2_goldens.py`.
 fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
-    let (offset, scale) = if name.ends_with("logit_scale") {
+    let last_block = name.contains("layers.3.blocks.1.") || name.contains("features.7.1.");
+    let logit_scale = name.ends_with("logit_scale");
+    let (offset, scale) = if logit_scale {
         (2.3, 0.7)
     } else if name.ends_with("bias") {
         (0.0, 0.25)
@@ -47,7 +50,7 @@ fn weight(name: &str, shape: &[usize]) -> Vec<f32> {
         let fan_in: usize = shape[1..].iter().product();
         (0.0, (3.0 / fan_in as f64).sqrt() as f32)
     };
-    let value = |u: f32| if name.ends_with("logit_scale") && u > 0.8 { 6.0 } else { offset + scale * u };
+    let value = |u: f32| if logit_scale && last_block && u > 0.5 { 6.0 } else { offset + scale * u };
     draw(name, shape.iter().product()).into_iter().map(value).collect()
 }
 

@@ -21,8 +21,9 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// Works on `x` `[cells, d]`, in window order, in place. Everything in a block is local to its windows, so
-    /// it goes slice by slice: intermediates stay in cache and memory does not grow with the map.
+    /// Works on the main branch `x` `[cells, d]`, binary32, in window order, in place. Everything in a block is
+    /// local to its windows, so it goes slice by slice: intermediates stay in cache and memory does not grow
+    /// with the map.
     pub(crate) fn forward(
         &self,
         x: &Tensor,
@@ -30,11 +31,12 @@ impl Block {
         order: &Order,
         biases: &RefCell<BiasCache>,
     ) -> Result<(), TchError> {
+        let kind = self.fc1_weight.kind();
         for slice in &order.slices {
             let mut x = x.f_narrow(0, slice.start, slice.cells)?;
-            let attended = self.attention.forward(&x, window, slice, biases)?;
+            let attended = self.attention.forward(&x.f_to_kind(kind)?, window, slice, biases)?;
             let _ = x.f_add_(&self.norm1.forward(&attended)?)?;
-            let mut hidden = x.f_linear(&self.fc1_weight, Some(&self.fc1_bias))?; // [cells, 4d]
+            let mut hidden = x.f_to_kind(kind)?.f_linear(&self.fc1_weight, Some(&self.fc1_bias))?; // [cells, 4d]
             let _ = hidden.f_gelu_("none")?;
             let out = hidden.f_linear(&self.fc2_weight, Some(&self.fc2_bias))?;
             let _ = x.f_add_(&self.norm2.forward(&out)?)?;

@@ -25,6 +25,8 @@ pub(crate) struct PositionBias {
     pub(crate) hidden_weight: Tensor,
     pub(crate) hidden_bias: Tensor,
     pub(crate) head_weight: Tensor,
+    /// `[1, heads, 1, 1]`: τ/2 of each head, binary32.
+    pub(crate) half_scale: Tensor,
     /// By window: `[heads, (2W−1)²]`.
     pub(crate) tables: RefCell<HashMap<u32, Tensor>>,
 }
@@ -104,6 +106,10 @@ impl BiasCache {
             let mask = Tensor::from_slice(&masked(window, mask)).f_view([cells, cells])?;
             let _ = gathered.f_add_(&mask.f_to_device(self.device)?)?;
         }
+        // A softmax does not see what is added to a whole row. With the row's largest bias at 0 and products in
+        // [−3τ/2, τ/2], the logits that matter are small, and small numbers lose least in bfloat16.
+        let _ = gathered.f_sub_(&gathered.f_amax([-1i64].as_slice(), true)?)?;
+        let _ = gathered.f_sub_(&bias.half_scale)?;
         let gathered = gathered.f_to_kind(self.kind)?;
         let bytes = gathered.numel() * self.kind.elt_size_in_bytes();
         if self.kept_bytes + bytes <= KEPT_BIAS_BYTES {
