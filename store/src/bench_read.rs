@@ -8,6 +8,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 /// What to measure.
@@ -15,6 +16,8 @@ use std::time::Instant;
 pub struct BenchReadOptions {
     /// Rows read a pass, each once; all of the store's if it has fewer.
     pub samples: usize,
+    /// Rows of a read call, of one bucket; fewer where a bucket has no more. Zero is one.
+    pub batch: usize,
     /// Passes of each kind.
     pub repeats: usize,
     /// Thread counts.
@@ -28,6 +31,8 @@ pub struct BenchReadOptions {
 pub struct ReadBench {
     /// Rows read a pass.
     pub samples: usize,
+    /// Read calls a pass.
+    pub batches: usize,
     /// Bytes read a pass, checksums and gaps included.
     pub bytes: u64,
     /// Contiguous file ranges read a pass.
@@ -47,7 +52,7 @@ pub struct ReadMeasurement {
     pub verify: bool,
     /// Our reads, 10⁹ bytes a second.
     pub gb_per_s: Spread,
-    /// `preadv` of the same ranges into reused memory, each thread its own samples.
+    /// `preadv` of the same ranges into as much reused memory, each thread its own samples.
     pub raw_gb_per_s: Spread,
     /// Raw time by our time, pass by pass: 1 is as fast as `preadv`.
     pub ratio: Spread,
@@ -72,7 +77,7 @@ impl Spread {
     }
 }
 
-/// Reads random whole samples, one after the other, with a reader and raw: warm and cold, with and without
+/// Reads random whole samples, batch after batch, with a reader and raw: warm and cold, with and without
 /// checks, at each thread count. Repetitions of all kinds are interleaved, so that what else the machine
 /// does meets them alike.
 ///
@@ -85,12 +90,14 @@ pub fn bench_read(store: &Store, options: &BenchReadOptions) -> Result<ReadBench
     }
     let levels: Vec<LevelId> = (0..store.recipe().levels.len()).map(LevelId).collect();
     let finder = store.reader(ReadOptions::default())?;
-    let ranges = rows.iter().map(|row| finder.file_ranges(&[*row], &levels)).collect::<Result<Vec<_>>>()?;
+    let batches = batches(store, &rows, options.batch.max(1));
+    let ranges = batches.iter().flatten().map(|row| finder.file_ranges(&[*row], &levels));
+    let ranges = ranges.collect::<Result<Vec<_>>>()?;
     let bytes = ranges.iter().flatten().map(|range| range.bytes.end - range.bytes.start).sum();
 
     let mut kinds = Vec::new();
     for threads in &options.threads {
-        let mut lane = Lane::new(*threads, &ranges)?;
+        let mut lane = Lane::new(*threads, options.batch.max(1), &ranges)?;
         for verify in [Verify::Off, Verify::On] {
             let reader =
                 store.reader(ReadOptions { verify, threads: lane.threads, ..ReadOptions::default() })?;
@@ -109,7 +116,7 @@ pub fn bench_read(store: &Store, options: &BenchReadOptions) -> Result<ReadBench
                         if cold {
                             drop_pages(&ranges)?;
                         }
-                        times[usize::from(raw)] = lane.time(raw, position, &rows, &levels, &ranges)?;
+                        times[usize::from(raw)] = lane.time(raw, position, &batches, &levels, &ranges)?;
                     }
                     let verify = lane.readers.get(position).map(|(verify, _, _)| *verify);
                     let kind = kinds.iter_mut().find(|kind| {
@@ -125,7 +132,7 @@ pub fn bench_read(store: &Store, options: &BenchReadOptions) -> Result<ReadBench
     }
     let measurements = kinds.into_iter().map(|kind| kind.measurement(bytes)).collect();
     let ranges = ranges.iter().map(Vec::len).sum();
-    Ok(ReadBench { samples: rows.len(), bytes, ranges, measurements })
+    Ok(ReadBench { samples: rows.len(), batches: batches.len(), bytes, ranges, measurements })
 }
 
 /// Passes of one kind.
@@ -159,21 +166,21 @@ impl Kind {
 struct Lane {
     threads: usize,
     readers: Vec<(Verify, Reader, Batch)>,
-    /// One a thread, large enough for any sample.
-    buffers: Vec<AlignedBytes>,
+    /// One a row of a batch, large enough for any sample: the memory that a batch has.
+    buffers: Vec<Mutex<AlignedBytes>>,
 }
 
 impl Lane {
-    fn new(threads: usize, ranges: &[Vec<FileRange>]) -> Result<Self> {
+    fn new(threads: usize, batch: usize, ranges: &[Vec<FileRange>]) -> Result<Self> {
         let threads = threads.max(1);
         let sample =
             |ranges: &Vec<FileRange>| ranges.iter().map(|range| range.bytes.end - range.bytes.start).sum();
         let most = usize::try_from(ranges.iter().map(sample).max().unwrap_or(0u64)).unwrap_or(usize::MAX);
         let mut buffers = Vec::new();
-        for _ in 0..threads {
+        for _ in 0..batch.max(threads) {
             let mut buffer = AlignedBytes::default();
             buffer.resize(most).map_err(|_| Error::invalid(format!("no memory for {most} bytes")))?;
-            buffers.push(buffer);
+            buffers.push(Mutex::new(buffer));
         }
         Ok(Self { threads, readers: Vec::new(), buffers })
     }
@@ -183,28 +190,32 @@ impl Lane {
         &mut self,
         raw: bool,
         position: usize,
-        rows: &[RowId],
+        batches: &[Vec<RowId>],
         levels: &[LevelId],
         ranges: &[Vec<FileRange>],
     ) -> Result<f64> {
         let start = Instant::now();
         match self.readers.get_mut(position) {
             Some((_, reader, batch)) if !raw => {
-                for row in rows {
-                    reader.read(&[*row], levels, None, batch)?;
+                for rows in batches {
+                    reader.read(rows, levels, None, batch)?;
                 }
             }
-            _ => read_raw(ranges, &mut self.buffers)?,
+            _ => read_raw(ranges, &self.buffers, self.threads)?,
         }
         Ok(start.elapsed().as_secs_f64())
     }
 }
 
 /// Each thread takes the next sample and reads its ranges, one `preadv` each.
-fn read_raw(ranges: &[Vec<FileRange>], buffers: &mut [AlignedBytes]) -> Result<()> {
+fn read_raw(ranges: &[Vec<FileRange>], buffers: &[Mutex<AlignedBytes>], threads: usize) -> Result<()> {
     let next = AtomicUsize::new(0);
-    let work = |buffer: &mut AlignedBytes| -> Result<()> {
-        while let Some(sample) = ranges.get(next.fetch_add(1, Ordering::Relaxed)) {
+    let work = || -> Result<()> {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let buffer = buffers.get(number % buffers.len().max(1));
+            let (Some(sample), Some(buffer)) = (ranges.get(number), buffer) else { return Ok(()) };
+            let mut buffer = buffer.lock().unwrap_or_else(PoisonError::into_inner);
             let mut memory = buffer.bytes_mut();
             for FileRange { shard, bytes } in sample {
                 let length = usize::try_from(bytes.end - bytes.start).unwrap_or(usize::MAX);
@@ -221,13 +232,11 @@ fn read_raw(ranges: &[Vec<FileRange>], buffers: &mut [AlignedBytes]) -> Result<(
                 }
             }
         }
-        Ok(())
     };
-    let Some((mine, others)) = buffers.split_first_mut() else { return Ok(()) };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = others.iter_mut().map(|buffer| scope.spawn(|| work(buffer))).collect();
-        let first = work(mine);
-        let joined = threads
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let first = work();
+        let joined = others
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|_| Err(Error::invalid("a reading thread panicked"))));
         joined.fold(first, Result::and)
@@ -246,6 +255,26 @@ fn drop_pages(ranges: &[Vec<FileRange>]) -> Result<()> {
             .map_err(|e| Error::io(path)(e.into()))?;
     }
     Ok(())
+}
+
+/// The rows in batches of one bucket each, in the order of their first rows.
+fn batches(store: &Store, rows: &[RowId], size: usize) -> Vec<Vec<RowId>> {
+    let mut batches: Vec<Vec<RowId>> = Vec::new();
+    let mut open = BTreeMap::new();
+    for row in rows {
+        let bucket = store.bucket_of(*row);
+        let number = *open.entry(bucket).or_insert_with(|| {
+            batches.push(Vec::with_capacity(size));
+            batches.len() - 1
+        });
+        if let Some(batch) = batches.get_mut(number) {
+            batch.push(*row);
+            if batch.len() == size {
+                open.remove(&bucket);
+            }
+        }
+    }
+    batches
 }
 
 /// Up to `count` rows with features, in an order that depends on `seed` alone.

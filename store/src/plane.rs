@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Bytes that are worth another thread's attention.
 const MIN_TASK_BYTES: usize = 1 << 20;
 /// Tasks a thread, so that one that is slow (a cold page, a busy core) does not hold up the others.
-const TASKS_PER_THREAD: usize = 4;
+const TASKS_PER_THREAD: usize = 8;
 
 /// What to read.
 #[derive(Debug, Clone, Copy)]
@@ -216,10 +216,12 @@ impl ReadPlane {
             let tasks = tasks(&mut pieces, (bytes / (threads * TASKS_PER_THREAD)).max(MIN_TASK_BYTES));
             let tasks = Mutex::new(tasks.into_iter());
             let workers: Vec<_> = self.scratch.iter_mut().take(threads).collect();
+            // A closure, so that the lock is let go before the task is worked on.
+            let next = || lock(&tasks).next();
             self.pool.run(workers, |scratch| {
-                // A worker that fails takes the remaining tasks away from all.
-                while let Some(task) = lock(&tasks).next() {
+                while let Some(task) = next() {
                     if let Err(found) = fetch(task, options.verify, scratch) {
+                        // A worker that fails takes the remaining tasks away from all.
                         lock(&tasks).by_ref().for_each(drop);
                         lock(&fault).get_or_insert(found);
                     }
