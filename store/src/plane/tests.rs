@@ -257,7 +257,7 @@ fn a_bit_of_a_large_chunk_is_found_with_and_without_conversion() {
     let good = fs::read(&path).unwrap();
     let mut batch = Batch::new();
     let chunk = shards.arrays.level(0, 0).unwrap().0.geometry.chunk_bytes() as usize;
-    for at in [0, 1 << 18, chunk - 5, chunk - 1, good.len() / 2] {
+    for at in [0, 1 << 18, chunk - 5, chunk - 1, good.len() / 3] {
         let mut bytes = good.clone();
         bytes[at] ^= 0x10;
         fs::write(&path, bytes).unwrap();
