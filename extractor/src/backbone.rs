@@ -149,8 +149,7 @@ pub fn outline(name: &str, source: &WeightSource, options: &BackboneOptions) -> 
         });
     }
     let config = SwinV2Config::named(name).ok_or_else(|| unknown(name))?.with(options)?;
-    let parameters = config.parameters();
-    let weights = source.matched(&parameters)?;
+    let (parameters, weights) = swin_v2::matched(&config, source)?;
     Ok(Outline {
         spec: config.spec(weights.blake3(&parameters)?, options),
         levels: config.levels(options.final_norm),

@@ -223,15 +223,15 @@ fn slices_and_layouts_do_not_change_features() {
     let config = SwinV2Config { depths: [2, 0, 0, 0], ..named("swinv2-demo") };
     let config = SwinV2Config { window: 4, ..config };
     let swin = SwinV2::load(config, &WeightSource::Random(5), &options).unwrap();
-    let one = Tensor::from_slice(&draw("one", 3 * 600 * 488)).view([1, 3, 600, 488]);
+    let one = Tensor::from_slice(&draw("one", 3 * 608 * 488)).view([1, 3, 608, 488]);
     let other = one.copy();
     let _ = other.narrow(2, 0, 4).fill_(1.0);
     let levels = [swin.forward(&one).unwrap().remove(0), swin.forward(&other).unwrap().remove(0)];
-    let difference = (&levels[0] - &levels[1]).abs().amax([0, 2, 3].as_slice(), false); // [150]
+    let difference = (&levels[0] - &levels[1]).abs().amax([0, 2, 3].as_slice(), false); // [152]
     assert!(difference.double_value(&[0]) > 1e-3);
     // Two blocks of window 4, one shifted by 2: the first row of cells reaches the windows it is in, and the
     // roll brings it to the last two rows, where the mask must stop it.
-    assert!(difference.narrow(0, 8, 142).max().double_value(&[]) == 0.0, "{difference:?}");
+    assert!(difference.narrow(0, 8, 144).max().double_value(&[]) == 0.0, "{difference:?}");
 }
 
 #[test]
@@ -268,4 +268,31 @@ fn inputs_of_any_size_have_levels() {
         assert_eq!(down, cells);
         assert!(levels.iter().all(|level| level.isfinite().all().int64_value(&[]) == 1));
     }
+}
+
+#[test]
+fn a_wrong_trained_window_is_refused_where_the_file_tells() {
+    let folder = tempfile::tempdir().unwrap();
+    let parameters = named("swinv2-demo").parameters();
+    let weights = WeightSource::Random(2).matched(&parameters).unwrap();
+    let tensor = |p| weights.tensor(p, Kind::Float, tch::Device::Cpu).unwrap();
+    let mut tensors: Vec<(String, Tensor)> = parameters.iter().map(|p| (p.name.clone(), tensor(p))).collect();
+    // Microsoft's table of window 16 for weights trained with 12: the offset 15 is log2(8·15/11 + 1) / 3.
+    let axis = (Tensor::arange_start(-15, 16, (Kind::Float, tch::Device::Cpu)) * 8.0) / 11.0;
+    let axis = axis.sign() * (axis.abs() + 1.0).log2() / 3.0;
+    let table = Tensor::stack(&Tensor::meshgrid_indexing(&[&axis, &axis], "ij"), 2).unsqueeze(0);
+    tensors.push(("layers.1.blocks.0.attn.relative_coords_table".into(), table));
+    let path = folder.path().join("weights.safetensors");
+    Tensor::write_safetensors(&tensors, &path).unwrap();
+    let source = WeightSource::File(path);
+    let outline = |trained| {
+        let options = BackboneOptions { pretrained_window: Some(trained), ..BackboneOptions::default() };
+        backbone::outline("swinv2-demo", &source, &options).map(|_| ())
+    };
+    outline([8, 12, 8, 8]).unwrap();
+    let refused = outline([8, 16, 8, 8]).unwrap_err().to_string();
+    assert!(
+        refused.contains("window 12 in stage 1") && refused.contains("pretrained_window 16"),
+        "{refused}"
+    );
 }

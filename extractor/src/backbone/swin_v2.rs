@@ -16,12 +16,13 @@ mod norm;
 mod patch_embedding;
 mod patch_merging;
 mod position_bias;
+mod trained_window;
 mod window_layout;
 
 pub use config::SwinV2Config;
 
 use super::{Backbone, BackboneOptions};
-use crate::weights::WeightSource;
+use crate::weights::{Parameter, WeightSource, Weights};
 use crate::{Error, Result};
 use block::Block;
 use featcache_store::{BackboneSpec, Compute, LevelSpec, Size};
@@ -66,6 +67,14 @@ pub struct SwinV2 {
     layouts: RefCell<Vec<(LayoutKey, WindowLayout)>>,
 }
 
+/// The parameters of a configuration, all of them found in the source.
+pub(crate) fn matched(config: &SwinV2Config, source: &WeightSource) -> Result<(Vec<Parameter>, Weights)> {
+    let parameters = config.parameters();
+    let weights = source.matched(&parameters)?;
+    trained_window::check(config, &weights)?;
+    Ok((parameters, weights))
+}
+
 #[derive(Debug)]
 struct Stage {
     blocks: Vec<Block>,
@@ -84,8 +93,7 @@ impl SwinV2 {
     /// Reads or draws the weights of a configuration. Fails with [`Error::Weights`] where a file does not
     /// have them all.
     pub fn load(config: SwinV2Config, source: &WeightSource, options: &BackboneOptions) -> Result<Self> {
-        let parameters = config.parameters();
-        let weights = source.matched(&parameters)?;
+        let (parameters, weights) = matched(&config, source)?;
         let spec = config.spec(weights.blake3(&parameters)?, options);
         let device = options.device;
         let kind = kind_of(options.compute);

@@ -36,6 +36,13 @@ impl StoredType {
         }
     }
 
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
     /// Appends the values of little-endian `bytes` as little-endian binary32. Exact.
     pub(crate) fn widen(self, bytes: &[u8], out: &mut Vec<u8>) {
         match self {

@@ -1,0 +1,43 @@
+//! Which windows weights were trained with, where the file tells: a wrong one rescales every position bias and
+//! no shape shows it.
+//!
+//! Microsoft's checkpoints carry the buffer `relative_coords_table`, `[1, 2W−1, 2W−1, 2]`. Its last value is that
+//! of the largest offset, `log2(8(W−1)/(Wp−1) + 1) / 3` with the window W and the pretrained window Wp of the
+//! stage; hence `Wp = 1 + 8(W−1) / (8^value − 1)`. Files without the buffer say nothing.
+
+use super::SwinV2Config;
+use crate::weights::{TensorFile, Weights};
+use crate::{Error, Result};
+
+/// Fails with [`Error::Weights`] where the file has another pretrained window than the configuration.
+pub(super) fn check(config: &SwinV2Config, weights: &Weights) -> Result<()> {
+    let Some(file) = weights.file() else { return Ok(()) };
+    for (stage, &expected) in config.pretrained_window.iter().enumerate() {
+        match of_stage(file, stage) {
+            Some(found) if expected > 0 && found != expected => {
+                let what = format!(
+                    "trained with window {found} in stage {stage} (relative_coords_table), run with \
+                     pretrained_window {expected}"
+                );
+                return Err(Error::weights(file.path(), what));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn of_stage(file: &TensorFile, stage: usize) -> Option<u32> {
+    let name = format!("layers.{stage}.blocks.0.attn.relative_coords_table");
+    let entry = file.entries().iter().find(|entry| entry.name.ends_with(&name))?;
+    let side = *entry.shape.get(1)?;
+    let stored = entry.stored?;
+    let last = entry.range.end.checked_sub(stored.bytes())?..entry.range.end;
+    let mut value = Vec::with_capacity(4);
+    stored.widen(file.bytes(last), &mut value);
+    let value = f64::from(f32::from_le_bytes(value.try_into().ok()?));
+    let reach = (side as f64 - 1.0) / 2.0;
+    let pretrained = 1.0 + 8.0 * reach / (8f64.powf(value) - 1.0);
+    // A table of zeros, or of anything else that no window gives, says nothing.
+    (pretrained.is_finite() && (1.5..1e4).contains(&pretrained)).then(|| pretrained.round() as u32)
+}
