@@ -2,7 +2,7 @@
 //! whole. Compiled for tests only.
 
 use crate::faulty::{Fault, FaultyStorage};
-use crate::fixture::{encodings, features, listing, recipe};
+use crate::fixture::{encodings, features, folder_in_memory, listing, recipe};
 use crate::table::record;
 use crate::*;
 use std::collections::BTreeMap;
@@ -74,7 +74,7 @@ fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn undisturbed(extract: fn(&Path, FaultyStorage) -> Result<Finish>) -> BTreeMap<String, Vec<u8>> {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     assert_eq!(extract(folder.path(), FaultyStorage::sound()).unwrap(), Finish::Done);
     contents(folder.path())
 }
@@ -108,11 +108,6 @@ fn assert_old_or_new(path: &Path, expected: &BTreeMap<String, Vec<u8>>, when: &s
     if found.contains_key(layout::MANIFEST) {
         Store::open(path, OpenOptions::default()).unwrap_or_else(|e| panic!("{when}: {e}"));
     }
-}
-
-/// A disk takes its time over thousands of small files; what is synced when is checked either way.
-fn folder_in_memory() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 fn fails_anywhere(fault: Fault) {
@@ -150,7 +145,7 @@ fn a_full_disk_at_any_step_is_reported_with_its_path_and_loses_nothing() {
 
 #[test]
 fn an_undisturbed_store_opens_with_every_row_accounted_for() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     extract(folder.path(), FaultyStorage::sound()).unwrap();
     let store = Store::open(folder.path(), OpenOptions::default()).unwrap();
     assert_eq!(store.rows().len(), 2 * SAMPLES);
@@ -176,7 +171,7 @@ fn an_undisturbed_store_opens_with_every_row_accounted_for() {
 
 #[test]
 fn finishing_twice_changes_nothing_and_listing_is_asked_once() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     extract(folder.path(), FaultyStorage::sound()).unwrap();
     let before = contents(folder.path());
     let writer = StoreWriter::create_or_resume(
@@ -195,7 +190,7 @@ fn finishing_twice_changes_nothing_and_listing_is_asked_once() {
 
 #[test]
 fn concurrent_writers_share_the_work_and_end_in_the_same_bytes() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -211,7 +206,7 @@ fn concurrent_writers_share_the_work_and_end_in_the_same_bytes() {
 
 #[test]
 fn a_unit_that_two_workers_computed_is_committed_once() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     let writer = open(folder.path(), FaultyStorage::sound()).unwrap();
     let unit = writer.missing_units().unwrap().remove(0);
     let (first, second) = (fill(&writer, &unit).unwrap(), fill(&writer, &unit).unwrap());
@@ -223,7 +218,7 @@ fn a_unit_that_two_workers_computed_is_committed_once() {
 
 #[test]
 fn claims_exclude_live_workers_only() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     let (one, two) = (
         open(folder.path(), FaultyStorage::sound()).unwrap(),
         open(folder.path(), FaultyStorage::sound()).unwrap(),
@@ -243,7 +238,7 @@ fn claims_exclude_live_workers_only() {
 
 #[test]
 fn a_unit_dropped_before_its_commit_was_never_there() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     let writer = open(folder.path(), FaultyStorage::sound()).unwrap();
     let before = contents(folder.path());
     let units = writer.missing_units().unwrap();
@@ -255,7 +250,7 @@ fn a_unit_dropped_before_its_commit_was_never_there() {
 
 #[test]
 fn stale_temporaries_are_reaped_and_live_ones_are_not() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     let writer = open(folder.path(), FaultyStorage::sound()).unwrap();
     let unit = writer.missing_units().unwrap().remove(0);
     let live = fill(&writer, &unit).unwrap();
@@ -278,7 +273,7 @@ fn stale_temporaries_are_reaped_and_live_ones_are_not() {
 
 #[test]
 fn rows_must_be_complete_and_of_the_right_shape() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     let writer = open(folder.path(), FaultyStorage::sound()).unwrap();
     let units = writer.missing_units().unwrap();
     let unit = units.iter().find(|unit| unit.row_count() == 2).unwrap();
@@ -304,7 +299,7 @@ fn rows_must_be_complete_and_of_the_right_shape() {
 
 #[test]
 fn a_panicking_worker_poisons_its_writer() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     let writer = open(folder.path(), FaultyStorage::sound()).unwrap();
     let unit = writer.missing_units().unwrap().remove(0);
     let innocent = fill(&writer, &unit).unwrap();
@@ -324,7 +319,7 @@ fn a_panicking_worker_poisons_its_writer() {
 
 #[test]
 fn stores_of_something_else_are_refused_with_the_field_that_differs() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     extract(folder.path(), FaultyStorage::sound()).unwrap();
     let before = contents(folder.path());
     let attempt = |recipe: &Recipe, encodings: &Encodings, change: fn(&mut WriterOptions)| {
@@ -359,7 +354,7 @@ fn stores_of_something_else_are_refused_with_the_field_that_differs() {
 
 #[test]
 fn newer_formats_are_refused_before_anything_else_is_read() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     let root = folder.path().join(layout::ROOT);
     std::fs::write(&root, br#"{"attributes": {"featcache": {"format": 7, "all": "new"}}}"#).unwrap();
     for error in [
@@ -378,7 +373,7 @@ fn newer_formats_are_refused_before_anything_else_is_read() {
 
 #[test]
 fn folders_of_something_else_are_left_alone() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     std::fs::write(folder.path().join("thesis.tex"), b"precious").unwrap();
     let error = open(folder.path(), FaultyStorage::sound()).unwrap_err().to_string();
     assert!(error.contains("found thesis.tex"), "{error}");
@@ -390,7 +385,7 @@ fn folders_of_something_else_are_left_alone() {
 
 #[test]
 fn unfinished_stores_open_only_when_asked() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     let writer = open(folder.path(), FaultyStorage::sound()).unwrap();
     let units = writer.missing_units().unwrap();
     fill(&writer, &units[0]).unwrap().commit().unwrap();
@@ -406,7 +401,7 @@ fn unfinished_stores_open_only_when_asked() {
 
 #[test]
 fn a_flipped_bit_in_any_table_or_document_is_found_when_it_is_read() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     extract(folder.path(), FaultyStorage::sound()).unwrap();
     let read_all = || {
         let store = Store::open(folder.path(), OpenOptions::default())?;
@@ -437,7 +432,7 @@ fn a_flipped_bit_in_any_table_or_document_is_found_when_it_is_read() {
 
 #[test]
 fn manifest_paths_that_leave_the_store_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = folder_in_memory();
     extract(folder.path(), FaultyStorage::sound()).unwrap();
     let path = folder.path().join(layout::MANIFEST);
     let good = std::fs::read_to_string(&path).unwrap();

@@ -1,9 +1,9 @@
 //! Completing a store: the final tables and the manifest, from the commit records alone. The only place
 //! that makes a store complete.
 
+use crate::bucket::Unit;
 use crate::layout;
 use crate::manifest::{Manifest, SplitCounts};
-use crate::plan::Unit;
 use crate::spec::MAX_DOCUMENT_BYTES;
 use crate::staged::{Digest, TEMPORARY_PREFIX, write_file};
 use crate::table::record::{self, FileEntry, Record};

@@ -6,6 +6,12 @@ use crate::{
     Plan, Preprocess, Recipe, ResizeRule, RowId, RowOutcome, SampleKey, Size, ViewSpec,
 };
 
+/// A disk takes its time over thousands of small files, and none of these tests is about the disk: what is
+/// synced, and when, `faulty` checks.
+pub(crate) fn folder_in_memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// Two levels, two views, inputs of at most 64 pixels a side.
 pub(crate) fn recipe() -> Recipe {
     let level = |name: &str, stride, channels| LevelSpec {

@@ -1,7 +1,7 @@
 //! Where everything lies in a store, and the refusal of any path that would leave it. Touches the disk
 //! only to follow symbolic links.
 
-use crate::plan::{Bucket, Unit};
+use crate::bucket::{Bucket, Unit};
 use crate::{Error, Result, Size};
 use std::path::{Component, Path, PathBuf};
 

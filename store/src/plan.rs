@@ -1,13 +1,13 @@
 //! Which rows exist and where they lie: a pure function of recipe, dataset listing and shard size. Does
 //! no input or output; its table is `table/plan.rs`.
 
+use crate::bucket::{Bucket, Unit, bucket_of, unit_rows};
 use crate::layout::{check_name, check_relative};
 use crate::spec::bucket_arrays;
 use crate::{
     Encodings, Error, Fingerprint, LevelSpec, ListedSample, Listing, Recipe, Result, RowId, SampleKey, Size,
 };
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// Target bytes of a shard of the finest level, counted at two bytes an element.
@@ -60,58 +60,6 @@ pub struct Place {
     pub source: Size,
     /// Size after resizing, before padding.
     pub valid: Size,
-}
-
-/// All rows of one split and view with equal padded size: one array a level.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bucket {
-    /// Split.
-    pub split: Arc<str>,
-    /// View.
-    pub view: Arc<str>,
-    /// Padded input size.
-    pub size: Size,
-    /// Its rows; row `r` of its arrays is row id `rows.start + r`.
-    pub rows: Range<RowId>,
-    /// Rows in a unit (the last one of a bucket may have fewer).
-    pub unit_rows: u64,
-}
-
-/// Consecutive rows of one bucket, all levels: what is computed, committed and lost together.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Unit {
-    /// Index in [`Plan::buckets`].
-    pub bucket: usize,
-    /// Number of the unit in its bucket, and of its shards.
-    pub number: u64,
-    /// Its rows.
-    pub rows: Range<RowId>,
-}
-
-impl Bucket {
-    /// Number of rows.
-    pub fn row_count(&self) -> u64 {
-        self.rows.end.0.saturating_sub(self.rows.start.0)
-    }
-
-    /// Number of units.
-    pub fn unit_count(&self) -> u64 {
-        self.row_count().div_ceil(self.unit_rows.max(1))
-    }
-
-    /// Unit `number` of this bucket, which is number `bucket` of its plan.
-    fn unit(&self, bucket: usize, number: u64) -> Unit {
-        let start = self.rows.start.0 + number * self.unit_rows;
-        let end = (start + self.unit_rows).min(self.rows.end.0);
-        Unit { bucket, number, rows: RowId(start)..RowId(end) }
-    }
-}
-
-impl Unit {
-    /// Number of rows.
-    pub fn row_count(&self) -> u64 {
-        self.rows.end.0.saturating_sub(self.rows.start.0)
-    }
 }
 
 impl Plan {
@@ -306,12 +254,6 @@ impl Plan {
     }
 }
 
-/// Index of the bucket that holds the row. Buckets lie in row order.
-pub(crate) fn bucket_of(buckets: &[Bucket], id: RowId) -> Option<usize> {
-    let index = buckets.partition_point(|bucket| bucket.rows.end <= id);
-    buckets.get(index).filter(|bucket| bucket.rows.contains(&id)).map(|_| index)
-}
-
 /// Shared copies of the few split and view names that all rows carry.
 #[derive(Debug, Default)]
 pub(crate) struct Names(Vec<Arc<str>>);
@@ -382,14 +324,6 @@ fn check_place(place: &Place, divisor: u32) -> std::result::Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// `clamp(shard_bytes / (2 · h · w · c of the finest level), 1, rows of the bucket)`. Independent of
-/// encodings, so that a transcoded store has the same units.
-fn unit_rows(levels: &[LevelSpec], bucket: &Bucket, shard_bytes: u64) -> u64 {
-    let finest = levels.iter().min_by_key(|level| level.stride);
-    let row_bytes = finest.map_or(1, |level| 2 * level.cells(bucket.size).area() * u64::from(level.channels));
-    (shard_bytes / row_bytes.max(1)).clamp(1, bucket.row_count().max(1))
 }
 
 /// Seeded Fisher-Yates: the i-th draw takes eight bytes (little-endian) of BLAKE3's extended output over

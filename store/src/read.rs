@@ -3,8 +3,8 @@
 
 use crate::array::StoreArrays;
 use crate::band::RowBand;
+use crate::bucket::{Bucket, bucket_of};
 use crate::open_shard::ShardCache;
-use crate::plan::{Bucket, bucket_of};
 use crate::plane::{FileRange, PlaneOptions, ReadPlane, Request};
 use crate::{Batch, DType, Error, LevelId, Result, RowId, SampleRow, Status, Store, layout};
 use std::cell::{RefCell, RefMut};

@@ -1,8 +1,9 @@
 //! Where extraction puts features: the trait that it is generic over, and a sink that keeps nothing, for
 //! measuring extraction without writing.
 
+use crate::bucket::Unit;
 use crate::claim::Claim;
-use crate::plan::{Plan, Unit};
+use crate::plan::Plan;
 use crate::{Block, Error, Result};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

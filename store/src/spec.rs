@@ -2,9 +2,10 @@
 //! checks the format version before it believes anything else; no file is read or written here.
 
 use crate::array::{ArraySpec, level_arrays};
+use crate::bucket::Bucket;
 use crate::canonical::to_value;
 use crate::layout::check_name;
-use crate::plan::{Bucket, Plan};
+use crate::plan::Plan;
 use crate::zarr::{document_bytes, hierarchy, parse_document, root_document};
 use crate::{Encoding, Encodings, Error, Fingerprint, LevelSpec, Recipe, Result};
 use serde::{Deserialize, Serialize};

@@ -1,9 +1,10 @@
 //! A store opened for reading: what is in it, which rows have features, and labels on demand. Feature
 //! bytes are the read plane's.
 
+use crate::bucket::{Bucket, Unit, bucket_of};
 use crate::layout::{self, Layout};
 use crate::manifest::Manifest;
-use crate::plan::{Bucket, Plan, Unit, bucket_of};
+use crate::plan::Plan;
 use crate::spec::{MAX_DOCUMENT_BYTES, Spec};
 use crate::staged::Digest;
 use crate::storage::{FsStorage, Storage};

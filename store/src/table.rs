@@ -317,3 +317,117 @@ fn check_dictionaries(file: &File, metadata: &ParquetMetaData, groups: &[usize])
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{folder_in_memory, listing, recipe};
+    use crate::plan::Plan;
+    use crate::table::record::{Record, RecordHeader, RecordRow};
+    use crate::{FsStorage, Listing};
+
+    /// Damages every byte of a table in two ways, and cuts it short. Returns how many damages were
+    /// noticed, and how many there were.
+    fn damage(
+        write: impl Fn(&Arc<dyn Storage>, &Path) -> Result<Staged>,
+        read: impl Fn(&Path) -> Result<()>,
+    ) -> (usize, usize) {
+        let folder = folder_in_memory();
+        let storage: Arc<dyn Storage> = Arc::new(FsStorage);
+        let path = folder.path().join("table");
+        write(&storage, &path).unwrap().publish().unwrap();
+        read(&path).unwrap();
+        let good = std::fs::read(&path).unwrap();
+        let mut noticed = 0;
+        for at in 0..good.len() {
+            for value in [0xff, good[at] ^ 0x11] {
+                let mut bad = good.clone();
+                bad[at] = value;
+                std::fs::write(&path, &bad).unwrap();
+                noticed += usize::from(read(&path).is_err());
+            }
+            if at % 16 == 0 {
+                std::fs::write(&path, &good[..at]).unwrap();
+                assert!(read(&path).is_err(), "cut at {at}");
+            }
+        }
+        (noticed, 2 * good.len())
+    }
+
+    #[test]
+    fn hostile_records_are_errors_and_never_panics() {
+        let header = RecordHeader { format: 1, unit: "a/b/1x1/0".into(), files: vec![] };
+        let row = |row| RecordRow {
+            row,
+            key: format!("k{row}"),
+            error: (row == 1).then(|| "jpeg: truncated".into()),
+            source_blake3: Some("00".repeat(32)),
+        };
+        let record = Record { header, rows: (0..40).map(row).collect() };
+        let (noticed, of) = damage(
+            |storage, path| record::write(storage, path, &record),
+            |path| record::read(path).map(|_| ()),
+        );
+        assert!(noticed > of / 3, "{noticed} of {of} were noticed");
+    }
+
+    #[test]
+    fn hostile_plans_are_errors_and_never_panics() {
+        let plan = Plan::new(&recipe(), &listing(30), 4096).unwrap();
+        let (noticed, of) = damage(
+            |storage, path| plan::write(storage, path, plan.rows()),
+            |path| plan::read(path, &recipe(), 4096).map(|_| ()),
+        );
+        assert!(noticed > of / 3, "{noticed} of {of} were noticed");
+    }
+
+    #[test]
+    fn hostile_annotations_are_errors_and_never_panics() {
+        let listing: Listing = listing(6);
+        let (noticed, of) = damage(
+            |storage, path| annotations::write(storage, path, &listing),
+            |path| {
+                let annotations = annotations::Annotations::open(path)?;
+                listing.samples.iter().try_for_each(|s| annotations.of(&s.split, &s.key).map(|_| ()))
+            },
+        );
+        assert!(noticed > of / 3, "{noticed} of {of} were noticed");
+    }
+
+    #[test]
+    fn dictionaries_that_claim_more_than_they_hold_are_refused() {
+        // The number of values in the dictionary page's header, made to ask for gigabytes.
+        let folder = folder_in_memory();
+        let storage: Arc<dyn Storage> = Arc::new(FsStorage);
+        let path = folder.path().join("table");
+        let plan = Plan::new(&recipe(), &listing(30), 4096).unwrap();
+        plan::write(&storage, &path, plan.rows()).unwrap().publish().unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        // Compact Thrift of a page header: type 2 (dictionary), sizes, then the dictionary's struct, whose
+        // first field is its number of values.
+        let at = (4..bytes.len()).find(|&i| bytes[i..].starts_with(&[0x15, 0x04, 0x15])).unwrap();
+        let field = (at..bytes.len()).find(|&i| bytes[i..].starts_with(&[0x4c, 0x15])).unwrap() + 2;
+        let mut bad = bytes.clone();
+        // 30 keys are one varint byte; take the next field's bytes for the longer number.
+        bad.splice(field..=field, [0xfe, 0xff, 0xff, 0xff, 0x0f]);
+        bad.drain(field + 5..field + 9);
+        std::fs::write(&path, &bad).unwrap();
+        let error = plan::read(&path, &recipe(), 4096).unwrap_err();
+        assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    }
+
+    #[test]
+    fn tables_of_other_columns_are_refused() {
+        let folder = folder_in_memory();
+        let storage: Arc<dyn Storage> = Arc::new(FsStorage);
+        let path = folder.path().join("table");
+        categories::write(&storage, &path, &listing(1).categories).unwrap().publish().unwrap();
+        for error in [
+            plan::read(&path, &recipe(), 1).err(),
+            record::read(&path).err(),
+            annotations::Annotations::open(&path).err(),
+        ] {
+            assert!(matches!(error, Some(Error::Corrupt { .. })), "{error:?}");
+        }
+    }
+}

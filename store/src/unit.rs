@@ -1,8 +1,8 @@
 //! A unit being written: its shards in temporaries, then the one function that makes a unit visible.
 
+use crate::bucket::{Bucket, Unit};
 use crate::claim::PoisonGuard;
 use crate::layout;
-use crate::plan::{Bucket, Unit};
 use crate::shard::ShardWriter;
 use crate::sink::{Commit, RowOutcome, UnitSink};
 use crate::spec::{FORMAT, bucket_arrays};

@@ -1,10 +1,11 @@
 //! Creating a store, resuming one, and handing out its units. Any number of writers, in any number of
 //! processes, may do so at the same time.
 
+use crate::bucket::Unit;
 use crate::claim::{Claim, Poison};
 use crate::finish::{Finish, finish, remove_leftovers};
 use crate::layout::{self, Layout};
-use crate::plan::{DEFAULT_SHARD_BYTES, Plan, Unit};
+use crate::plan::{DEFAULT_SHARD_BYTES, Plan};
 use crate::run::Run;
 use crate::sink::FeatureSink;
 use crate::spec::{DatasetSpec, FORMAT, Licence, MAX_DOCUMENT_BYTES, Spec, check_encodings};
