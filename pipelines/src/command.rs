@@ -1,7 +1,14 @@
 //! One file a verb. Each reads its arguments, calls the libraries and returns what to print.
 
+mod bench;
+mod demo;
+mod eval;
 mod extract;
+mod inspect;
 mod plan;
+mod predict;
+mod train;
+mod verify;
 
 use crate::cli::{Cli, Command};
 use crate::exit::ExitCode;
@@ -27,7 +34,13 @@ pub fn execute(cli: &Cli) -> Result<Report> {
         Command::Doctor(args) => doctor(args),
         Command::Plan(args) => plan::run(args),
         Command::Extract(args) => extract::run(args, cli.quiet),
-        other => anyhow::bail!("{other:?} lands later"),
+        Command::Verify(args) => verify::run(args, cli.quiet),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Train(args) => train::run(args, cli.quiet),
+        Command::Eval(args) => eval::run(args),
+        Command::Predict(args) => predict::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Demo(args) => demo::run(args, cli.quiet),
     }
 }
 

@@ -37,7 +37,8 @@ pub fn read(run: &Path, fingerprint: &str) -> Result<Recipe> {
     recipe.check()?;
     let found = recipe.fingerprint().0;
     if found != fingerprint {
-        let what = format!("{}: fingerprint differs: the run has {fingerprint}, found {found}", path.display());
+        let what =
+            format!("{}: fingerprint differs: the run has {fingerprint}, found {found}", path.display());
         return Err(failure(ExitCode::RecipeMismatch, what));
     }
     Ok(recipe)

@@ -67,7 +67,8 @@ impl<'a> Pyramid<'a> {
         self.reader.read(&[row], &[self.levels[position]], None, &mut batch)?;
         let level = batch.level(0);
         let [_, height, width, channels] = level.shape;
-        let values = level.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let values =
+            level.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let valid = self.store.row(row)?.valid_size.unwrap_or(Size::new(0, 0));
         let stride = self.store.recipe().levels[position].stride;
         let valid = (valid.height.div_ceil(stride) as usize, valid.width.div_ceil(stride) as usize);

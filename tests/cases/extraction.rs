@@ -1,7 +1,7 @@
 //! Extraction end to end through the program: real pictures, every sample accounted for, and features that
 //! depend on nothing but the picture and the recipe.
 
-use featcache_store::{Batch, DType, OpenOptions, ReadOptions, RowStatus, Store};
+use featcache_store::{Batch, DType, OpenOptions, ReadOptions, Status, Store};
 use featcache_tests::{assert_same_content, done, featcache, jpeg, samples};
 use std::path::Path;
 
@@ -13,7 +13,7 @@ fn features(store: &Path) -> std::collections::BTreeMap<String, Vec<f32>> {
     let reader = store.reader(ReadOptions { dtype: Some(DType::F32), ..ReadOptions::default() }).unwrap();
     let mut all = std::collections::BTreeMap::new();
     let mut batch = Batch::default();
-    for row in store.rows().iter().filter(|row| row.status == RowStatus::Ok) {
+    for row in store.rows().iter().filter(|row| row.status == Status::Ok) {
         for level in &store.recipe().levels {
             reader.read(&[row.id], &[store.level(&level.name).unwrap()], None, &mut batch).unwrap();
             let values = batch.level(0).bytes.chunks_exact(4);
@@ -74,12 +74,12 @@ fn broken_pictures_end_as_features_or_as_recorded_failures() {
     let (mut ok, mut failed) = (0, 0);
     for row in store.rows() {
         match &row.status {
-            RowStatus::Ok => ok += 1,
-            RowStatus::Failed(reason) => {
+            Status::Ok => ok += 1,
+            Status::Failed(reason) => {
                 assert!(!reason.is_empty(), "{} failed without a reason", row.key);
                 failed += 1;
             }
-            RowStatus::Missing => panic!("{} is missing", row.key),
+            Status::Missing => panic!("{} is missing", row.key),
         }
     }
     assert_eq!(report["failed"], failed);

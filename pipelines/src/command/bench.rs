@@ -58,7 +58,10 @@ fn write_section(path: &Path, section: &str, body: &str) -> Result<()> {
 fn machine_line() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let field = |name: &str| {
-        info.lines().find(|line| line.starts_with(name)).and_then(|line| line.split(':').nth(1)).map(str::trim)
+        info.lines()
+            .find(|line| line.starts_with(name))
+            .and_then(|line| line.split(':').nth(1))
+            .map(str::trim)
     };
     let flags = field("flags").unwrap_or_default();
     let known = ["avx2", "avx512f", "avx512_bf16", "amx_bf16"];

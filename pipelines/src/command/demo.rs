@@ -2,7 +2,8 @@
 
 use crate::cli::{Cli, DemoArgs};
 use crate::exit::ExitCode;
-use crate::picture::{Canvas, LabelMap, Palette, Sheet, SheetRow, overlay};
+use crate::picture::overlay::LabelMap;
+use crate::picture::{Canvas, Palette, Sheet, SheetRow, overlay};
 use crate::progress::bytes;
 use crate::pyramid::{self, Pyramid};
 use crate::report::Report;
@@ -10,7 +11,7 @@ use crate::scene::{self, SceneOptions};
 use anyhow::{Context, Result};
 use clap::Parser;
 use featcache_extractor::image::{self, Limits};
-use featcache_heads::model::PredictSizes;
+use featcache_heads::segment::SegmentSizes;
 use featcache_heads::run::Run;
 use featcache_heads::tensor::feature_map;
 use featcache_heads::truth::Truth;
@@ -22,7 +23,7 @@ use tch::Device;
 
 /// The demo's backbone: SwinV2 of 1.6 M weights, pretrained on other scenes of the same drawer by
 /// `tools/pretrain_demo_backbone.py`.
-const WEIGHTS: &[u8] = include_bytes!("../../assets/swinv2-demo.safetensors");
+const WEIGHTS: &[u8] = include_bytes!("../../../assets/swinv2-demo.safetensors");
 const RECIPE: &str = include_str!("../../../recipes/demo.toml");
 /// Held-out scenes on the contact sheet.
 const SHEET_ROWS: usize = 6;
@@ -55,12 +56,21 @@ struct LevelBytes {
 pub(super) fn run(args: &DemoArgs, quiet: bool) -> Result<Report> {
     let out = &args.out;
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-    let options = SceneOptions { seed: args.seed, train: args.train, val: args.val, ..SceneOptions::default() };
+    let options =
+        SceneOptions { seed: args.seed, train: args.train, val: args.val, ..SceneOptions::default() };
     log::info!("drawing {} scenes", args.train + args.val);
     let scenes = scene::write_dataset(&out.join("scenes"), &options)?;
     if args.draw_only {
-        let text = format!("{} pictures in {} and {}", scenes.pictures, scenes.coco.display(), scenes.ade20k.display());
-        return Report::new(&serde_json::json!({ "pictures": scenes.pictures, "objects": scenes.objects }), text);
+        let text = format!(
+            "{} pictures in {} and {}",
+            scenes.pictures,
+            scenes.coco.display(),
+            scenes.ade20k.display()
+        );
+        return Report::new(
+            &serde_json::json!({ "pictures": scenes.pictures, "objects": scenes.objects }),
+            text,
+        );
     }
     let weights = out.join("swinv2-demo.safetensors");
     std::fs::write(&weights, WEIGHTS).with_context(|| weights.display().to_string())?;
@@ -70,14 +80,27 @@ pub(super) fn run(args: &DemoArgs, quiet: bool) -> Result<Report> {
 
     let extracted = step(
         quiet,
-        &["extract", "ade20k", "--split", "training,validation", "--backbone", "swinv2-demo", "--resize", "none",
-          "--views", "base,hflip", "--batch", "8"],
+        &[
+            "extract",
+            "ade20k",
+            "--split",
+            "training,validation",
+            "--backbone",
+            "swinv2-demo",
+            "--resize",
+            "none",
+            "--views",
+            "base,hflip",
+            "--batch",
+            "8",
+        ],
         &[("--root", &scenes.ade20k), ("--weights", &weights), ("--out", &store)],
         &[],
     )?;
     step(quiet, &["verify"], &[], &[&store])?;
     let read = step(quiet, &["bench", "read", "--threads", "1", "--repeats", "3"], &[], &[&store])?;
-    let trained = step(quiet, &["train", "--split", "training"], &[("--recipe", &recipe), ("--out", &run)], &[&store])?;
+    let trained =
+        step(quiet, &["train", "--split", "training"], &[("--recipe", &recipe), ("--out", &run)], &[&store])?;
     let scored = step(quiet, &["eval", "--split", "validation"], &[], &[&run, &store])?;
 
     let store = Store::open(&store, OpenOptions::default())?;
@@ -134,15 +157,24 @@ fn contact_sheet(store: &Store, root: &Path, run: &Path, scored: &Value, path: &
         cells.extend(pyramid.render(row.id)?);
         let predicted = predict_row(store, &head, row)?.classes;
         let target = truth.original(row.id)?.context("a scene without label map")?;
-        let target: Vec<u16> =
-            target.classes.iter().map(|&class| u16::try_from(class).ok().filter(|&c| usize::from(c) < names.len()).unwrap_or(LabelMap::IGNORE)).collect();
+        let target: Vec<u16> = target
+            .classes
+            .iter()
+            .map(|&class| {
+                u16::try_from(class)
+                    .ok()
+                    .filter(|&c| usize::from(c) < names.len())
+                    .unwrap_or(LabelMap::IGNORE)
+            })
+            .collect();
         for classes in [&predicted, &target] {
             let map = LabelMap::new(picture.width(), picture.height(), classes)?;
             cells.push(overlay::labels(&picture, &map, &palette, overlay::DEFAULT_ALPHA));
         }
         rows.push(SheetRow { caption: row.key.to_string(), cells });
     }
-    let levels = store.recipe().levels.iter().map(|level| format!("{} PCA (stride {})", level.name, level.stride));
+    let levels =
+        store.recipe().levels.iter().map(|level| format!("{} PCA (stride {})", level.name, level.stride));
     let columns = std::iter::once("image".to_owned())
         .chain(levels)
         .chain(["prediction".to_owned(), "truth".to_owned()])
@@ -166,7 +198,7 @@ fn contact_sheet(store: &Store, root: &Path, run: &Path, scored: &Value, path: &
 }
 
 /// The head's label map of one row, from the store alone.
-fn predict_row(store: &Store, head: &Run, row: &SampleRow) -> Result<featcache_heads::model::LabelMap> {
+fn predict_row(store: &Store, head: &Run, row: &SampleRow) -> Result<featcache_heads::segment::LabelMap> {
     let (Some(padded), Some(valid), Some(original)) = (row.bucket, row.valid_size, row.source_size) else {
         anyhow::bail!("row {} has no size", row.id)
     };
@@ -181,7 +213,7 @@ fn predict_row(store: &Store, head: &Run, row: &SampleRow) -> Result<featcache_h
             feature_map(level.bytes, level.shape, level.dtype, head.model.map_kind(), Device::Cpu)
         })
         .collect::<featcache_heads::Result<Vec<_>>>()?; // each [1, c, h, w]
-    Ok(head.model.predict(&maps, PredictSizes { padded, valid, original })?)
+    Ok(head.model.predict(&maps, SegmentSizes { padded, valid, original })?)
 }
 
 fn summary(args: &DemoArgs, pictures: usize, store: &Store, results: [&Value; 4], sheet: &Path) -> Summary {
@@ -194,7 +226,10 @@ fn summary(args: &DemoArgs, pictures: usize, store: &Store, results: [&Value; 4]
         .iter()
         .map(|level| {
             let element = store.encodings().of(&level.name).map_or(0, |e| e.payload_dtype().bytes());
-            let all = ok.iter().filter_map(|row| row.bucket).map(|size| level.shape(size).iter().product::<usize>());
+            let all = ok
+                .iter()
+                .filter_map(|row| row.bucket)
+                .map(|size| level.shape(size).iter().product::<usize>());
             let all = (all.sum::<usize>() * element) as f64;
             LevelBytes { name: level.name.clone(), bytes_per_image: all / ok.len().max(1) as f64 }
         })
@@ -225,8 +260,14 @@ fn text(summary: &Summary) -> String {
         .map(|level| format!("{} {}", level.name, bytes(level.bytes_per_image as u64)))
         .collect();
     let rows = vec![
-        vec!["extraction".to_owned(), format!("{:.1} img/s, {}", summary.images_per_second, summary.bottleneck)],
-        vec!["bytes per image".to_owned(), format!("{} ({})", bytes(summary.bytes_per_image as u64), levels.join(", "))],
+        vec![
+            "extraction".to_owned(),
+            format!("{:.1} img/s, {}", summary.images_per_second, summary.bottleneck),
+        ],
+        vec![
+            "bytes per image".to_owned(),
+            format!("{} ({})", bytes(summary.bytes_per_image as u64), levels.join(", ")),
+        ],
         vec![
             "reading".to_owned(),
             format!(

@@ -6,10 +6,8 @@ use crate::progress::bytes;
 use crate::pyramid::{self, Pyramid};
 use crate::report::{self, Report};
 use anyhow::{Context, Result};
-use featcache_store::{
-    Annotation, Batch, DType, OpenOptions, ReadOptions, SampleRow, Size, Status, Store,
-};
 use featcache_store::listing::Label;
+use featcache_store::{Annotation, Batch, DType, OpenOptions, ReadOptions, SampleRow, Size, Status, Store};
 use serde::Serialize;
 use std::path::Path;
 
@@ -78,11 +76,12 @@ fn overview(store: &Store) -> Result<Report> {
     let mut failures = Vec::new();
     let mut level_bytes = vec![0u64; recipe.levels.len()];
     for row in store.rows() {
-        let index = splits.iter().position(|s| s.name == row.split && s.view == row.view).unwrap_or_else(|| {
-            let (name, view) = (row.split.to_string(), row.view.to_string());
-            splits.push(SplitCount { name, view, rows: 0, ok: 0, failed: 0, missing: 0 });
-            splits.len() - 1
-        });
+        let index =
+            splits.iter().position(|s| s.name == *row.split && s.view == *row.view).unwrap_or_else(|| {
+                let (name, view) = (row.split.to_string(), row.view.to_string());
+                splits.push(SplitCount { name, view, rows: 0, ok: 0, failed: 0, missing: 0 });
+                splits.len() - 1
+            });
         let count = &mut splits[index];
         count.rows += 1;
         match &row.status {
@@ -90,8 +89,10 @@ fn overview(store: &Store) -> Result<Report> {
                 count.ok += 1;
                 if let Some(bucket) = row.bucket {
                     for (bytes, level) in level_bytes.iter_mut().zip(&recipe.levels) {
-                        let cells = u64::from(bucket.height / level.stride) * u64::from(bucket.width / level.stride);
-                        let element = store.encodings().of(&level.name).map_or(0, |e| e.payload_dtype().bytes() as u64);
+                        let cells =
+                            u64::from(bucket.height / level.stride) * u64::from(bucket.width / level.stride);
+                        let element =
+                            store.encodings().of(&level.name).map_or(0, |e| e.payload_dtype().bytes() as u64);
                         *bytes += cells * u64::from(level.channels) * element;
                     }
                 }
@@ -109,7 +110,8 @@ fn overview(store: &Store) -> Result<Report> {
         }
         if let Some(size) = row.bucket {
             let size = size.to_string();
-            match buckets.iter_mut().find(|b| b.split == *row.split && b.view == *row.view && b.size == size) {
+            match buckets.iter_mut().find(|b| b.split == *row.split && b.view == *row.view && b.size == size)
+            {
                 Some(bucket) => bucket.rows += 1,
                 None => buckets.push(BucketCount {
                     split: row.split.to_string(),
@@ -186,7 +188,13 @@ fn overview_text(overview: &Overview) -> String {
         .levels
         .iter()
         .map(|l| {
-            vec![l.name.clone(), l.stride.to_string(), l.channels.to_string(), l.encoding.clone(), bytes(l.bytes)]
+            vec![
+                l.name.clone(),
+                l.stride.to_string(),
+                l.channels.to_string(),
+                l.encoding.clone(),
+                bytes(l.bytes),
+            ]
         })
         .collect();
     text += &report::table(&["level", "stride", "channels", "encoding", "bytes"], &rows);
@@ -253,12 +261,12 @@ fn sample(args: &InspectArgs, store: &Store, key: &str) -> Result<Report> {
 
 /// The rows (one a view) of the sample, of one split.
 fn rows_of(args: &InspectArgs, store: &Store, key: &str) -> Result<Vec<SampleRow>> {
-    let wanted = |row: &&SampleRow| {
-        row.key.0 == key && args.split.as_ref().is_none_or(|split| *row.split == **split)
-    };
+    let wanted =
+        |row: &&SampleRow| row.key.0 == key && args.split.as_ref().is_none_or(|split| *row.split == **split);
     let rows: Vec<SampleRow> = store.rows().iter().filter(wanted).cloned().collect();
     let Some(first) = rows.first() else {
-        let example = store.rows().first().map_or(String::new(), |row| format!(" (keys look like {})", row.key));
+        let example =
+            store.rows().first().map_or(String::new(), |row| format!(" (keys look like {})", row.key));
         return Err(failure(
             ExitCode::BadInput,
             format!("{}: no sample {key:?}{example}", store.root().display()),
@@ -334,7 +342,12 @@ fn describe(store: &Store, annotation: &Annotation) -> String {
 }
 
 /// `KEY-VIEW-LEVEL.png`, on a basis shared by `--pca-samples` rows of the store.
-fn write_pictures(args: &InspectArgs, store: &Store, rows: &[SampleRow], folder: &Path) -> Result<Vec<String>> {
+fn write_pictures(
+    args: &InspectArgs,
+    store: &Store,
+    rows: &[SampleRow],
+    folder: &Path,
+) -> Result<Vec<String>> {
     let shown: Vec<&SampleRow> = rows.iter().filter(|row| row.status == Status::Ok).collect();
     let first = shown.first().with_context(|| format!("sample {} has no features to show", rows[0].key))?;
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;

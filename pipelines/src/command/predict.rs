@@ -4,17 +4,18 @@ use crate::cli::PredictArgs;
 use crate::exit::{ExitCode, failure};
 use crate::features;
 use crate::model::{self, Model};
-use crate::picture::{Canvas, LabelMap as Labels, Palette, overlay};
+use crate::picture::overlay::LabelMap as Labels;
+use crate::picture::{Canvas, Palette, overlay};
 use crate::report::Report;
 use anyhow::{Context, Result};
 use featcache_extractor::image::{self, ExifRule, Limits};
 use featcache_extractor::preprocess::{self, Planned, Preparation};
-use featcache_heads::model::{LabelMap, PredictSizes};
+use featcache_heads::segment::{LabelMap, SegmentSizes};
 use featcache_heads::run::Run;
 use featcache_store::ViewSpec;
 use serde::Serialize;
 use std::path::Path;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 #[derive(Debug, Serialize)]
 struct Predicted {
@@ -61,13 +62,19 @@ pub(super) fn run(args: &PredictArgs) -> Result<Report> {
     Report::new(&all, text).map(|report| report.ending(code))
 }
 
-fn predict(args: &PredictArgs, head: &Run, model: &Model, palette: &Palette, path: &Path) -> Result<Predicted> {
+fn predict(
+    args: &PredictArgs,
+    head: &Run,
+    model: &Model,
+    palette: &Palette,
+    path: &Path,
+) -> Result<Predicted> {
     let limits = Limits::default();
     let preprocess = &model.recipe.preprocess;
     let bytes = image::read_file(path, &limits)?;
     let picture = image::decode_oriented(&bytes, ExifRule::of(preprocess), &limits)?;
     let source = picture.size;
-    let valid = preprocess.resize.apply(source)?;
+    let valid = preprocess.resize.apply(source);
     let padded = valid.padded(preprocess.pad_divisor);
     let input = Preparation::of(preprocess, limits)?.prepare(
         &bytes,
@@ -77,7 +84,7 @@ fn predict(args: &PredictArgs, head: &Run, model: &Model, palette: &Palette, pat
     let pixels = preprocess::collate(&[input], padded, preprocess, model.backbone.device())?;
     let levels = model.backbone.forward(&pixels)?; // each [1, h, w, c]
     let maps = maps(head, model, &levels)?;
-    let map = head.model.predict(&maps, PredictSizes { padded, valid, original: source })?;
+    let map = head.model.predict(&maps, SegmentSizes { padded, valid, original: source })?;
 
     let stem = path.file_stem().map_or("picture".into(), |stem| stem.to_string_lossy().into_owned());
     let (overlay_path, labels_path) =
@@ -168,7 +175,8 @@ fn write_labels(map: &LabelMap, head: &Run, path: &Path) -> Result<()> {
 /// The value in the dataset's label maps of each class: category ids, before them 0 where the recipe makes
 /// the unlabelled a class of its own.
 fn label_values(head: &Run) -> Vec<u16> {
-    let categories = head.identity.categories.iter().map(|category| u16::try_from(category.id).unwrap_or(u16::MAX));
+    let categories =
+        head.identity.categories.iter().map(|category| u16::try_from(category.id).unwrap_or(u16::MAX));
     let background = head.model.classes().len() > head.identity.categories.len();
     background.then_some(0).into_iter().chain(categories).collect()
 }

@@ -66,7 +66,11 @@ fn text(run: &Path, summary: &TrainSummary) -> String {
         run.display(),
         summary.step,
         summary.steps,
-        if summary.resumed_at > 0 { format!(", went on from step {}", summary.resumed_at) } else { String::new() }
+        if summary.resumed_at > 0 {
+            format!(", went on from step {}", summary.resumed_at)
+        } else {
+            String::new()
+        }
     );
     text += &format!(
         "{} tunable parameters, {} backbone parameters\n",

@@ -11,9 +11,15 @@ use featcache_extractor::preprocess;
 use featcache_extractor::source::Source;
 use featcache_store::{
     Batch, Compute, DType, OpenOptions, Place, ReadOptions, RowId, Run, SampleRow, Status, Store,
+    VerifyOptions,
 };
 use serde::Serialize;
+use std::cell::Cell;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// Time between two lines of progress.
+const PROGRESS_LINE: Duration = Duration::from_secs(5);
 
 pub(super) fn run(args: &VerifyArgs, quiet: bool) -> Result<Report> {
     match args.against_model {
@@ -23,11 +29,17 @@ pub(super) fn run(args: &VerifyArgs, quiet: bool) -> Result<Report> {
 }
 
 fn every_byte(args: &VerifyArgs, quiet: bool) -> Result<Report> {
-    let findings = featcache_store::verify(&args.store, args.incomplete, &|done, total| {
-        if !quiet {
-            log::debug!("{} of {}", bytes(done), bytes(total));
-        }
-    })?;
+    let last = Cell::new(Instant::now());
+    let findings = featcache_store::verify(
+        &args.store,
+        VerifyOptions { incomplete: args.incomplete },
+        &|done, total| {
+            if !quiet && last.get().elapsed() >= PROGRESS_LINE {
+                last.set(Instant::now());
+                log::info!("{} of {}", bytes(done), bytes(total));
+            }
+        },
+    )?;
     let code = if findings.problems.is_empty() { ExitCode::Done } else { ExitCode::CorruptStore };
     let mut text = String::new();
     for problem in &findings.problems {
@@ -103,12 +115,10 @@ fn against_model(args: &VerifyArgs, count: usize) -> Result<Report> {
         let live = model.backbone.forward(&pixels)?;
         reader.read(&[id], &levels, None, &mut batch)?;
         for (position, total) in totals.iter_mut().enumerate() {
-            let live = live[model.kept[position]].f_to_device(tch::Device::Cpu)?.f_to_kind(tch::Kind::Float)?;
-            let stored = tch::Tensor::f_from_data_size(
-                batch.level(position).bytes,
-                &live.size(),
-                tch::Kind::Float,
-            )?;
+            let live =
+                live[model.kept[position]].f_to_device(tch::Device::Cpu)?.f_to_kind(tch::Kind::Float)?;
+            let stored =
+                tch::Tensor::f_from_data_size(batch.level(position).bytes, &live.size(), tch::Kind::Float)?;
             total.add(id, &stored, &live)?;
         }
     }
@@ -185,10 +195,12 @@ fn default_tolerance(store: &Store) -> f64 {
         Compute::Fp32 => 1e-4,
         Compute::Bf16 => 2e-2,
     };
-    let coarsest = store.recipe().levels.iter().map(|level| match store.encodings().of(&level.name).map(|e| e.value_dtype()) {
-        Some(DType::F32) | None => 0.0,
-        Some(DType::F16) => 1e-3,
-        Some(DType::Bf16) => 4e-3,
+    let coarsest = store.recipe().levels.iter().map(|level| {
+        match store.encodings().of(&level.name).map(|e| e.value_dtype()) {
+            Some(DType::F32) | None => 0.0,
+            Some(DType::F16) => 1e-3,
+            Some(DType::Bf16) => 4e-3,
+        }
     });
     coarsest.fold(compute, f64::max)
 }
@@ -219,7 +231,8 @@ fn recorded_root(store: &Store) -> Result<PathBuf> {
     runs.sort_by_key(|run| std::cmp::Reverse(run.started_unix_s));
     let root = runs.iter().find_map(|run| run.notes.get(machine::NOTE_ROOT).map(PathBuf::from));
     root.filter(|root| root.is_dir()).ok_or_else(|| {
-        let what = format!("{}: no run names a dataset folder that is here: give --root DIR", folder.display());
+        let what =
+            format!("{}: no run names a dataset folder that is here: give --root DIR", folder.display());
         failure(ExitCode::BadInput, what)
     })
 }

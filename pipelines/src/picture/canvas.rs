@@ -146,6 +146,21 @@ impl Canvas {
         self.scaled(side(self.width), side(self.height))
     }
 
+    /// The picture as the bytes of a JPEG file with halved chroma; `quality` from 1 to 100.
+    ///
+    /// # Errors
+    /// If a side is 0 or too large for the format.
+    pub fn jpeg(&self, quality: i32) -> Result<Vec<u8>> {
+        let image = turbojpeg::Image {
+            pixels: self.rgb(),
+            width: self.width,
+            pitch: self.width * 3,
+            height: self.height,
+            format: turbojpeg::PixelFormat::RGB,
+        };
+        Ok(turbojpeg::compress(image, quality, turbojpeg::Subsamp::Sub2x2)?.to_vec())
+    }
+
     /// The picture as the bytes of a PNG file.
     ///
     /// # Errors

@@ -111,13 +111,7 @@ pub fn with_legend(picture: &Canvas, entries: &[(usize, String)], palette: &Pale
 }
 
 /// A key of classes (number and name): coloured squares with names, in lines no wider than `width`.
-pub fn legend(
-    entries: &[(usize, String)],
-    palette: &Palette,
-    width: usize,
-    paper: Rgb,
-    ink: Rgb,
-) -> Canvas {
+pub fn legend(entries: &[(usize, String)], palette: &Palette, width: usize, paper: Rgb, ink: Rgb) -> Canvas {
     let size = TextSize::Small;
     let line = size.line_height() + 8;
     let mut places = Vec::with_capacity(entries.len());

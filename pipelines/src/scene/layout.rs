@@ -132,15 +132,7 @@ fn write_scene(
     let crowd = index % CROWD_EVERY == CROWD_EVERY / 2;
     let Scene { picture, labels } = draw(Random::derive(options.seed, number as u64), width, height, crowd);
 
-    let image = turbojpeg::Image {
-        pixels: picture.rgb(),
-        width,
-        pitch: width * 3,
-        height,
-        format: turbojpeg::PixelFormat::RGB,
-    };
-    let jpeg = turbojpeg::compress(image, JPEG_QUALITY, turbojpeg::Subsamp::Sub2x2)
-        .with_context(|| format!("failed to encode scene {number}"))?;
+    let jpeg = picture.jpeg(JPEG_QUALITY).with_context(|| format!("failed to encode scene {number}"))?;
     let file_name = format!("{:012}.jpg", number + 1);
     let ade_name = format!("{}_{:08}", split.ade_prefix, index + 1);
     write(&coco.join(split.coco).join(&file_name), &jpeg)?;

@@ -23,6 +23,9 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+/// Quality of the pictures' JPEG files.
+const JPEG_QUALITY: i32 = 90;
+
 #[derive(Debug, Serialize)]
 struct Outcome {
     machine: String,
@@ -50,11 +53,17 @@ struct BackboneOutcome {
 
 pub(super) fn run(args: &BenchExtractArgs) -> Result<Report> {
     let size = parse_size(&args.size)?;
-    let folder = args.dir.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("featcache-bench-{}", std::process::id())));
+    let folder = args
+        .dir
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("featcache-bench-{}", std::process::id())));
     let pictures = folder.join("pictures");
     std::fs::create_dir_all(&pictures).with_context(|| pictures.display().to_string())?;
     for index in 0..args.images.max(1) {
-        scene::write_picture(&pictures.join(format!("{index}.jpg")), index as u64, size)?;
+        let scene = scene::draw(index as u64, size.width as usize, size.height as usize, false);
+        let path = pictures.join(format!("{index}.jpg"));
+        std::fs::write(&path, scene.picture.jpeg(JPEG_QUALITY)?)
+            .with_context(|| path.display().to_string())?;
     }
     let mut backbones = Vec::new();
     for name in &args.backbone {
@@ -76,9 +85,26 @@ pub(super) fn run(args: &BenchExtractArgs) -> Result<Report> {
     Report::new(&outcome, text(&outcome))
 }
 
-fn bench_backbone(args: &BenchExtractArgs, name: &str, pictures: &Path, folder: &Path) -> Result<BackboneOutcome> {
+fn bench_backbone(
+    args: &BenchExtractArgs,
+    name: &str,
+    pictures: &Path,
+    folder: &Path,
+) -> Result<BackboneOutcome> {
     // The same parser as `extract` uses, so that defaults are the same.
-    let words = ["featcache", "extract", "folder", "--root", ".", "--out", ".", "--random-weights", "0", "--resize", "none"];
+    let words = [
+        "featcache",
+        "extract",
+        "folder",
+        "--root",
+        ".",
+        "--out",
+        ".",
+        "--random-weights",
+        "0",
+        "--resize",
+        "none",
+    ];
     let compute = match args.compute {
         crate::cli::ComputeArg::Fp32 => "fp32",
         crate::cli::ComputeArg::Bf16 => "bf16",
@@ -156,13 +182,20 @@ fn timed<S: FeatureSink>(model: &Model, source: &Source<'_>, sink: &S) -> Result
 
 fn parse_size(text: &str) -> Result<Size> {
     let parsed = text.split_once('x').and_then(|(h, w)| Some(Size::new(h.parse().ok()?, w.parse().ok()?)));
-    parsed
-        .filter(|size| size.height > 0 && size.width > 0)
-        .ok_or_else(|| failure(ExitCode::Usage, format!("--size {text:?}: expected HEIGHTxWIDTH, such as 800x1216")))
+    parsed.filter(|size| size.height > 0 && size.width > 0).ok_or_else(|| {
+        failure(ExitCode::Usage, format!("--size {text:?}: expected HEIGHTxWIDTH, such as 800x1216"))
+    })
 }
 
 const HEADER: [&str; 8] = [
-    "backbone", "compute", "MB/image", "img/s", "TFLOP/s", "GEMM peak TFLOP/s", "share of peak", "store ÷ null sink",
+    "backbone",
+    "compute",
+    "MB/image",
+    "img/s",
+    "TFLOP/s",
+    "GEMM peak TFLOP/s",
+    "share of peak",
+    "store ÷ null sink",
 ];
 
 fn rows(outcome: &Outcome) -> Vec<Vec<String>> {
