@@ -41,6 +41,7 @@ pub fn run_record(args: &ExtractArgs, worker: Worker, device: tch::Device) -> Re
         host,
         device: format!("{device:?}").to_lowercase(),
         started_unix_s: started,
+        notes,
         ..Run::default()
     })
 }

@@ -3,11 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "a case that cannot go on fails there and says where")]
 
 mod backbone_contract;
+mod bad_input;
 mod broken_images;
 mod datasets;
 mod doctor;
 mod drawn_store;
+mod extraction;
+mod flipped_bits;
 mod heads;
+mod kill;
 mod loader;
 mod mean_iou;
 mod pictures;
