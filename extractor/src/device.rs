@@ -65,7 +65,8 @@ impl DeviceChoice {
             (Self::Cuda(_), Err(reason)) => Err(refused(reason.clone())),
             (_, Ok(_)) => Ok(Device::Cuda(0)),
             (_, Err(reason)) => {
-                log::info!("running on the CPU: {reason}");
+                // `doctor` tells; here it would be said with every command of a machine without a GPU.
+                log::debug!("running on the CPU: {reason}");
                 Ok(Device::Cpu)
             }
         }
