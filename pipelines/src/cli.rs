@@ -376,6 +376,9 @@ pub struct BenchReadArgs {
     /// Rows read a repetition.
     #[arg(long, default_value_t = 64, value_name = "N")]
     pub samples: usize,
+    /// Rows a read asks for at once.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub batch: usize,
     /// Repetitions of each measurement.
     #[arg(long, default_value_t = 7, value_name = "N")]
     pub repeats: usize,

@@ -29,6 +29,7 @@ pub(super) fn run(args: &BenchReadArgs) -> Result<Report> {
     let store = Store::open(&args.store, OpenOptions::default())?;
     let options = BenchReadOptions {
         samples: args.samples,
+        batch: args.batch,
         repeats: args.repeats,
         threads: args.threads.clone(),
         seed: 0,
