@@ -3,8 +3,9 @@
 //! below. It must not read a clock, a host or a thread count: equal seeds give equal files.
 //!
 //! No class can be told by its colour. Grounds are classes of texture in overlapping colours; shapes
-//! are classes of outline in any colour and any surface, that of a ground included; light, shadow and
-//! noise vary; shapes hide each other; blobs of no class lie between them.
+//! are classes of outline in any colour, each with a surface that most of its class wear and that
+//! some borrow from another class or from a ground; light, shadow and noise vary; shapes hide each
+//! other; blobs of no class lie between them.
 
 mod label;
 mod layout;
@@ -20,7 +21,7 @@ pub use texture::Ground;
 use crate::picture::Canvas;
 use random::Random;
 use shape::{Coverage, Polygon};
-use texture::Texture;
+use texture::{Pattern, Texture};
 
 /// Classes of the label maps, in the order of their values, which start at 1: grounds, then shapes.
 pub fn class_names() -> Vec<&'static str> {
@@ -37,6 +38,9 @@ const PLACEMENTS: usize = 24;
 const MIN_VISIBLE: f64 = 0.45;
 /// Objects with fewer visible pixels are too small to tell, so none is left like that.
 const MIN_PIXELS: usize = 40;
+
+/// Share of shapes with a surface that is not the usual one of their class.
+const BORROWED: f32 = 0.12;
 
 /// A drawn picture and what is in it.
 #[derive(Debug, Clone)]
@@ -100,7 +104,7 @@ impl Painter {
     fn shape(&mut self, random: &mut Random) {
         let shape = Shape::ALL[random.below(Shape::ALL.len())];
         let side = self.labels.width().min(self.labels.height()) as f32;
-        let texture = Texture::of_object(random);
+        let texture = surface(shape, random);
         for _ in 0..PLACEMENTS {
             let radius = side * random.range(0.3f32.ln(), 0.1f32.ln()).exp();
             let (x, y) = self.anywhere(random);
@@ -121,10 +125,10 @@ impl Painter {
         let mut members = Vec::new();
         for _ in 0..10 + random.below(8) {
             let (x, y) = (center_x + random.normal() * spread, center_y + random.normal() * spread * 0.6);
-            let radius = random.range(6.0, 9.0);
+            let radius = random.range(7.0, 11.0);
             let polygon = shape.polygon(x, y, radius, random);
             let coverage = polygon.coverage(self.labels.width(), self.labels.height());
-            let texture = Texture::of_object(random);
+            let texture = surface(shape, random);
             self.paint(&coverage, &texture, random);
             members.push(coverage);
         }
@@ -136,7 +140,7 @@ impl Painter {
         let (x, y) = self.anywhere(random);
         let polygon = Polygon::blob(x, y, random.range(6.0, 15.0), random);
         let coverage = polygon.coverage(self.labels.width(), self.labels.height());
-        let texture = Texture::of_object(random);
+        let texture = Texture::of_object(Pattern::any(random), random);
         self.labels.hide(&coverage);
         self.paint(&coverage, &texture, random);
     }
@@ -165,6 +169,12 @@ impl Painter {
             }
         }
     }
+}
+
+/// The usual surface of a shape, or a borrowed one.
+fn surface(shape: Shape, random: &mut Random) -> Texture {
+    let pattern = if random.unit() < BORROWED { Pattern::any(random) } else { shape.usual_pattern() };
+    Texture::of_object(pattern, random)
 }
 
 /// From painted colours to a photograph: uneven light, exposure, a cast, grain.

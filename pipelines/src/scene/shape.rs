@@ -1,8 +1,9 @@
 //! Shapes as polygons, and the pixels that a polygon covers. It knows no colour and no label map.
 
 use super::random::Random;
+use super::texture::Pattern;
 
-/// A class of shape: its outline tells it.
+/// A class of shape: its outline tells it, its usual surface suggests it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// A circle or ellipse.
@@ -47,6 +48,20 @@ impl Shape {
             Self::Heart => "heart",
             Self::Moon => "moon",
             Self::Arrow => "arrow",
+        }
+    }
+
+    /// The surface that most of its class wear.
+    pub(super) fn usual_pattern(self) -> Pattern {
+        match self {
+            Self::Disc => Pattern::Dots,
+            Self::Square => Pattern::Checks,
+            Self::Triangle => Pattern::Stripes,
+            Self::Star => Pattern::Clouds,
+            Self::Cross => Pattern::Plain,
+            Self::Heart => Pattern::Scales,
+            Self::Moon => Pattern::Weave,
+            Self::Arrow => Pattern::Zigzag,
         }
     }
 

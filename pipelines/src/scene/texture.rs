@@ -50,15 +50,40 @@ impl Ground {
     }
 }
 
+/// What a surface looks like, apart from its colours.
 #[derive(Debug, Clone, Copy)]
-enum Pattern {
+pub(super) enum Pattern {
     Plain,
-    Fade,
     Stripes,
     Dots,
     Checks,
     Clouds,
+    Zigzag,
+    Weave,
+    Scales,
     Ground(Ground),
+}
+
+impl Pattern {
+    const OF_OBJECTS: [Self; 8] = [
+        Self::Plain,
+        Self::Stripes,
+        Self::Dots,
+        Self::Checks,
+        Self::Clouds,
+        Self::Zigzag,
+        Self::Weave,
+        Self::Scales,
+    ];
+
+    /// Any of them, those of the grounds included.
+    pub(super) fn any(random: &mut Random) -> Self {
+        let index = random.below(Self::OF_OBJECTS.len() + Ground::ALL.len());
+        match Self::OF_OBJECTS.get(index) {
+            Some(pattern) => *pattern,
+            None => Self::Ground(Ground::ALL[index - Self::OF_OBJECTS.len()]),
+        }
+    }
 }
 
 /// One surface.
@@ -74,17 +99,8 @@ pub(super) struct Texture {
 }
 
 impl Texture {
-    /// The surface of an object: any colour, any pattern, sometimes that of a ground.
-    pub(super) fn of_object(random: &mut Random) -> Self {
-        let pattern = match random.below(8) {
-            0 | 1 => Pattern::Plain,
-            2 => Pattern::Fade,
-            3 => Pattern::Stripes,
-            4 => Pattern::Dots,
-            5 => Pattern::Checks,
-            6 => Pattern::Clouds,
-            _ => Pattern::Ground(Ground::ALL[random.below(Ground::ALL.len())]),
-        };
+    /// The surface of an object: this pattern in any colour.
+    pub(super) fn of_object(pattern: Pattern, random: &mut Random) -> Self {
         let hue = random.range(0.0, 360.0);
         let (chroma, lightness) = (random.range(0.02, 0.19), random.range(0.35, 0.8));
         Self::new(pattern, [hue, hue + random.range(-120.0, 120.0)], chroma, lightness, random)
@@ -117,7 +133,6 @@ impl Texture {
         let v = (y * self.turn.0 - x * self.turn.1 + self.shift.1) / self.scale;
         let tone = match self.pattern {
             Pattern::Plain => 0.4 + 0.2 * self.clouds(u / 30.0, v / 30.0),
-            Pattern::Fade => (u / 70.0).sin() * 0.5 + 0.5,
             Pattern::Stripes => edge((u * 0.6).sin() * 2.5),
             Pattern::Dots => {
                 let (dx, dy) = ((u / 9.0).rem_euclid(1.0) - 0.5, (v / 9.0).rem_euclid(1.0) - 0.5);
@@ -125,6 +140,21 @@ impl Texture {
             }
             Pattern::Checks => edge((u * 0.42).sin() * (v * 0.42).sin() * 5.0),
             Pattern::Clouds => self.clouds(u / 14.0, v / 14.0) * 1.6 - 0.3,
+            Pattern::Zigzag => {
+                let fold = ((u / 13.0).rem_euclid(1.0) - 0.5).abs() * 13.0;
+                edge(((v + fold) * 0.7).sin() * 2.5)
+            }
+            Pattern::Weave => {
+                let across = ((u / 11.0).floor() + (v / 11.0).floor()).rem_euclid(2.0) < 1.0;
+                edge((if across { u } else { v } * std::f32::consts::TAU * 3.0 / 22.0).sin() * 2.0)
+            }
+            Pattern::Scales => {
+                let shift = if (v / 7.0).floor().rem_euclid(2.0) < 1.0 { 0.0 } else { 0.5 };
+                let (du, dv) =
+                    (((u / 12.0 + shift).rem_euclid(1.0) - 0.5) * 12.0, (v / 7.0).rem_euclid(1.0) * 7.0);
+                let distance = du.hypot(dv);
+                0.25 + 0.1 * distance - 0.8 * edge((distance - 6.0) * 0.8) + 0.2
+            }
             Pattern::Ground(Ground::Meadow) => self.meadow(u, v),
             Pattern::Ground(Ground::Water) => self.water(u, v),
             Pattern::Ground(Ground::Bricks) => self.bricks(u, v),
