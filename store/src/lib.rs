@@ -2,8 +2,9 @@
 //!
 //! No torch, no images, no models: what the two sides of the store need of a model is data in its
 //! [`Recipe`]. Modules in reading order: what features are ([`recipe`], [`geometry`], [`view`]), which
-//! samples exist ([`listing`], [`plan`]), how bytes lie on disk ([`block`], [`encoding`]), how they get
-//! there and how they come back.
+//! samples exist ([`listing`], [`plan`], [`bucket`]), how bytes lie on disk ([`block`], [`encoding`],
+//! [`array`], [`shard`]), how they get there ([`writer`], [`unit`], [`finish`]) and how they come back
+//! ([`store`], [`read`]). On disk: `docs/format.md`.
 
 pub mod array;
 pub mod band;

@@ -82,9 +82,9 @@ impl StoreWriter {
                 true => Ok(()),
                 false => create(&layout, recipe, encodings, listing, &options),
             };
-            storage.remove(&lock_path)?;
+            let unlocked = storage.remove(&lock_path);
             drop(lock);
-            created?;
+            created.and(unlocked)?;
         }
 
         let spec = Spec::parse(&storage.read(&root, MAX_DOCUMENT_BYTES)?, &root)?;
