@@ -71,7 +71,7 @@ impl Loader<'_> {
         let scales = || {
             let tau = logit_scale.f_view([1, heads, 1, 1])?.f_clamp_max(100f64.ln())?.f_exp()?;
             let of_key = tau.f_ones_like()?;
-            Ok((Tensor::f_stack(&[&tau, &of_key], 0)?, tau.f_mul_scalar(0.5)?))
+            Ok((Tensor::f_stack(&[&tau, &of_key], 0)?, tau.f_mul_scalar(0.5)?.f_view([heads, 1, 1])?))
         };
         let (scale, half_scale) = scales().map_err(loading())?;
         Ok(Block {

@@ -1,17 +1,17 @@
-//! The log-spaced continuous position bias, folded: one table a window, gathered into `[heads, W², W²]`.
+//! The log-spaced continuous position bias, folded: one table a window, spread into `[heads, W², W²]`.
 //!
 //! SwinV2 paper §3.3 and Microsoft's code: offsets Δ ∈ [−(W−1), W−1]² of query minus key, (row, column), are
 //! scaled `t = 8Δ / (Wp − 1)` with the pretrained window Wp, `t ← sign(t) · log2(|t| + 1) / log2(8)`, and
 //! `bias = 16 · sigmoid(MLP(t))`. The network runs once a window and block; what stays is a table of
-//! `(2W−1)²` rows. The gathered bias is large (134 MB a block for G at window 32), so it is kept only under a
-//! budget of bytes for the whole backbone and gathered anew otherwise.
+//! `(2W−1)²` rows. The spread bias is large (134 MB a block for G at window 32), so it is kept only under a
+//! budget of bytes for the whole backbone and spread anew otherwise.
 
 use super::window_layout::Mask;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Bytes of gathered biases kept by one backbone.
+/// Bytes of spread biases kept by one backbone.
 pub(crate) const KEPT_BIAS_BYTES: usize = 256 << 20;
 /// What a masked pair's logit is lowered by (Microsoft; Hugging Face lowers twice, with the same result).
 const MASKED: f32 = -100.0;
@@ -25,20 +25,21 @@ pub(crate) struct PositionBias {
     pub(crate) hidden_weight: Tensor,
     pub(crate) hidden_bias: Tensor,
     pub(crate) head_weight: Tensor,
-    /// `[1, heads, 1, 1]`: τ/2 of each head, binary32.
+    /// `[heads, 1, 1]`: τ/2 of each head, binary32.
     pub(crate) half_scale: Tensor,
-    /// By window: `[heads, (2W−1)²]`.
+    /// By window, as [`Self::table`] gives it.
     pub(crate) tables: RefCell<HashMap<u32, Tensor>>,
 }
 
 impl PositionBias {
-    /// `[heads, (2W−1)²]`, binary32.
-    fn table(&self, window: u32) -> Result<Tensor, TchError> {
+    /// `[heads, 2W−1, 2W−1]` in `kind`, both axes backwards: from the largest offset to the smallest.
+    fn table(&self, window: u32, kind: Kind) -> Result<Tensor, TchError> {
         if let Some(table) = self.tables.borrow().get(&window) {
             return Ok(table.shallow_clone());
         }
         let device = self.hidden_weight.device();
         let coordinates = coordinates(window, self.pretrained_window);
+        let side = 2 * i64::from(window) - 1;
         let hidden = Tensor::from_slice(&coordinates)
             .f_view([-1, 2])?
             .f_to_device(device)?
@@ -49,7 +50,11 @@ impl PositionBias {
             .f_sigmoid()?
             .f_mul_scalar(16.0)?
             .f_transpose(0, 1)?
-            .f_contiguous()?; // [heads, (2W−1)²]
+            .f_reshape([-1, side, side])?; // [heads, 2W−1, 2W−1]
+        // A softmax does not see what is added to a whole row. With a head's largest bias at 0 and its products
+        // in [−3τ/2, τ/2], the logits that matter are small, and small numbers lose least in bfloat16.
+        let largest = table.f_amax([1i64, 2].as_slice(), true)?;
+        let table = table.f_sub(&largest)?.f_sub(&self.half_scale)?.f_flip([1i64, 2])?.f_to_kind(kind)?;
         self.tables.borrow_mut().insert(window, table.shallow_clone());
         Ok(table)
     }
@@ -69,7 +74,7 @@ fn coordinates(window: u32, pretrained: u32) -> Vec<f32> {
     axis.iter().flat_map(|&row| axis.iter().flat_map(move |&column| [row, column])).collect()
 }
 
-/// Gathered biases of one backbone, kept while they fit.
+/// Spread biases of one backbone, kept while they fit.
 #[derive(Debug)]
 pub(crate) struct BiasCache {
     device: Device,
@@ -78,13 +83,13 @@ pub(crate) struct BiasCache {
     kept_bytes: usize,
     /// By block number, window and mask: `[1, heads, W², W²]`.
     kept: HashMap<(usize, u32, Mask), Tensor>,
-    /// By window: `[W⁴]` rows of the table. Two windows are enough for maps of one size.
-    indices: Vec<(u32, Tensor)>,
+    /// By window and mask: `[W², W²]`, of the last window met.
+    masks: HashMap<(u32, Mask), Tensor>,
 }
 
 impl BiasCache {
     pub(crate) fn new(device: Device, kind: Kind) -> Self {
-        Self { device, kind, kept_bytes: 0, kept: HashMap::new(), indices: Vec::new() }
+        Self { device, kind, kept_bytes: 0, kept: HashMap::new(), masks: HashMap::new() }
     }
 
     /// `[1, heads, W², W²]` of block number `block`, mask included.
@@ -98,47 +103,38 @@ impl BiasCache {
         if let Some(kept) = self.kept.get(&(block, window, mask)) {
             return Ok(kept.shallow_clone());
         }
-        let table = bias.table(window)?;
-        let cells = i64::from(window * window);
-        let heads = table.size().first().copied().unwrap_or(0);
-        let mut gathered = table.f_index_select(1, &self.index(window)?)?.f_view([1, heads, cells, cells])?;
+        let side = i64::from(window);
+        // Offset (query − key) on a backward axis is a window of length W that starts at W−1−query, so the table
+        // spreads by two overlapping views and one copy: no index of W⁴ entries.
+        let mut spread = bias
+            .table(window, self.kind)?
+            .f_unfold(1, side, 1)?
+            .f_unfold(2, side, 1)? // [heads, W−1−query (2), key (2)]
+            .f_flip([1i64, 2])?
+            .f_reshape([1, -1, side * side, side * side])?;
         if mask != Mask::None {
-            let mask = Tensor::from_slice(&masked(window, mask)).f_view([cells, cells])?;
-            let _ = gathered.f_add_(&mask.f_to_device(self.device)?)?;
+            let _ = spread.f_add_(&self.mask(window, mask)?)?;
         }
-        // A softmax does not see what is added to a whole row. With the row's largest bias at 0 and products in
-        // [−3τ/2, τ/2], the logits that matter are small, and small numbers lose least in bfloat16.
-        let _ = gathered.f_sub_(&gathered.f_amax([-1i64].as_slice(), true)?)?;
-        let _ = gathered.f_sub_(&bias.half_scale)?;
-        let gathered = gathered.f_to_kind(self.kind)?;
-        let bytes = gathered.numel() * self.kind.elt_size_in_bytes();
+        let bytes = spread.numel() * self.kind.elt_size_in_bytes();
         if self.kept_bytes + bytes <= KEPT_BIAS_BYTES {
             self.kept_bytes += bytes;
-            self.kept.insert((block, window, mask), gathered.shallow_clone());
+            self.kept.insert((block, window, mask), spread.shallow_clone());
         }
-        Ok(gathered)
+        Ok(spread)
     }
 
-    fn index(&mut self, window: u32) -> Result<Tensor, TchError> {
-        if let Some((_, index)) = self.indices.iter().find(|(w, _)| *w == window) {
-            return Ok(index.shallow_clone());
+    fn mask(&mut self, window: u32, mask: Mask) -> Result<Tensor, TchError> {
+        if let Some(kept) = self.masks.get(&(window, mask)) {
+            return Ok(kept.shallow_clone());
         }
-        let side = i64::from(window);
-        let (reach, row) = (side - 1, 2 * side - 1);
-        let mut index = Vec::with_capacity((side * side * side * side) as usize);
-        for query in 0..side * side {
-            for key in 0..side * side {
-                let down = query / side - key / side + reach;
-                let across = query % side - key % side + reach;
-                index.push(down * row + across);
-            }
-        }
-        let index = Tensor::from_slice(&index).f_to_device(self.device)?;
-        if self.indices.len() == 2 {
-            let _ = self.indices.remove(0);
-        }
-        self.indices.push((window, index.shallow_clone()));
-        Ok(index)
+        let cells = i64::from(window * window);
+        let made = Tensor::from_slice(&masked(window, mask))
+            .f_view([cells, cells])?
+            .f_to_device(self.device)?
+            .f_to_kind(self.kind)?;
+        self.masks.retain(|(of_window, _), _| *of_window == window);
+        self.masks.insert((window, mask), made.shallow_clone());
+        Ok(made)
     }
 }
 
