@@ -26,6 +26,12 @@ pub struct BenchReadOptions {
     pub seed: u64,
 }
 
+impl Default for BenchReadOptions {
+    fn default() -> Self {
+        Self { samples: 64, batch: 4, repeats: 7, threads: vec![1, 2], seed: 0 }
+    }
+}
+
 /// What was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct ReadBench {
@@ -284,4 +290,28 @@ fn choose(store: &Store, count: usize, seed: u64) -> Vec<RowId> {
     let mut rows: Vec<_> = ok.map(|row| (*draw(row.id).as_bytes(), row.id)).collect();
     rows.sort_unstable_by_key(|(draw, _)| *draw);
     rows.into_iter().take(count).map(|(_, id)| id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OpenOptions;
+    use crate::fixture::unfinished;
+
+    #[test]
+    fn bench_read_measures_every_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(unfinished(folder.path()));
+        let store = Store::open(folder.path(), OpenOptions { incomplete: true }).unwrap();
+        let options = BenchReadOptions { samples: 9, batch: 2, repeats: 2, threads: vec![1, 2], seed: 3 };
+        let bench = bench_read(&store, &options).unwrap();
+        assert_eq!((bench.samples, bench.measurements.len()), (9, 8));
+        assert!(bench.ranges >= 18 && bench.batches >= 5, "{bench:?}");
+        for measurement in &bench.measurements {
+            let ratio = measurement.ratio;
+            assert!(ratio.min > 0.0 && ratio.min <= ratio.median && ratio.median <= ratio.max);
+            assert!(measurement.raw_gb_per_s.median.is_finite() && measurement.gb_per_s.median > 0.0);
+        }
+        assert!(bench_read(&store, &BenchReadOptions { repeats: 0, ..options }).is_err());
+    }
 }

@@ -1,10 +1,13 @@
 //! Small recipes, listings and features that the tests of this crate share. Compiled for tests only.
 
 use crate::listing::Label;
+use crate::sink::{FeatureSink, UnitSink};
 use crate::{
     Annotation, BackboneSpec, Block, Category, Compute, DType, Encodings, LevelSpec, ListedSample, Listing,
-    Plan, Preprocess, Recipe, ResizeRule, RowId, RowOutcome, SampleKey, Size, ViewSpec,
+    Plan, Preprocess, Recipe, ResizeRule, RowId, RowOutcome, SampleKey, Size, StoreWriter, Unit, ViewSpec,
+    WriterOptions,
 };
+use std::path::Path;
 
 /// A disk takes its time over thousands of small files, and none of these tests is about the disk: what is
 /// synced, and when, `faulty` checks.
@@ -114,4 +117,25 @@ pub(crate) fn features(plan: &Plan, id: RowId) -> RowOutcome {
         Block { shape, dtype: DType::Bf16, bytes }
     };
     RowOutcome::Features { blocks: plan.levels().iter().map(block).collect(), source_blake3 }
+}
+
+/// A store of which every unit but the last is committed.
+pub(crate) fn unfinished(path: &Path) -> StoreWriter {
+    let options = WriterOptions { shard_bytes: Some(20_000), ..WriterOptions::default() };
+    let listing = || Ok(listing(40));
+    let writer = StoreWriter::create_or_resume(path, &recipe(), &encodings(), listing, options).unwrap();
+    let units = writer.missing_units().unwrap();
+    for unit in units.iter().take(units.len() - 1) {
+        commit(&writer, unit);
+    }
+    writer
+}
+
+/// Computes and commits a unit.
+pub(crate) fn commit(writer: &StoreWriter, unit: &Unit) {
+    let mut rows = writer.begin(unit).unwrap();
+    for id in unit.rows.start.0..unit.rows.end.0 {
+        rows.append(features(writer.plan(), RowId(id))).unwrap();
+    }
+    rows.commit().unwrap();
 }

@@ -193,3 +193,91 @@ impl Reader {
         self.state.try_borrow_mut().map_err(|_| Error::invalid("a reader reads one batch at a time"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OpenOptions;
+    use crate::fixture::{commit, features, unfinished};
+    use crate::sink::{FeatureSink, RowOutcome};
+
+    #[test]
+    fn every_row_comes_back_or_says_why_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = unfinished(folder.path());
+        let store = Store::open(folder.path(), OpenOptions { incomplete: true }).unwrap();
+        let reader = store.reader(ReadOptions::default()).unwrap();
+        let levels = [LevelId(1), LevelId(0)];
+        let mut batch = Batch::new();
+        let (mut ok, mut failed, mut missing) = (0, 0, 0);
+        for row in store.rows() {
+            let read = reader.read(&[row.id, row.id], &levels, None, &mut batch);
+            match (&row.status, read) {
+                (Status::Ok, Ok(())) => {
+                    ok += 1;
+                    assert_eq!(batch.rows(), [row.id, row.id]);
+                    let RowOutcome::Features { blocks, .. } = features(writer.plan(), row.id) else {
+                        panic!("row {} has no features", row.id)
+                    };
+                    for (i, LevelId(level)) in levels.into_iter().enumerate() {
+                        let (name, block) = (&store.recipe().levels[level].name, &blocks[level]);
+                        let encoding = store.encodings().of(name).unwrap();
+                        let expected = encoding.payload(block).unwrap().repeat(2);
+                        assert!(batch.level(i).bytes == expected, "row {} level {name}", row.id);
+                        assert_eq!(batch.level(i).shape[1..], block.shape);
+                    }
+                }
+                (Status::Failed(reason), Err(Error::FailedSample { key, reason: found })) => {
+                    failed += 1;
+                    assert_eq!((&key, &found), (&row.key.0, reason));
+                    assert_eq!(batch.rows(), []);
+                }
+                (Status::Missing, Err(error)) => {
+                    missing += 1;
+                    let text = error.to_string();
+                    assert!(
+                        matches!(error, Error::NotFound { .. }) && text.contains("is not committed"),
+                        "{text}"
+                    );
+                    assert!(text.contains(&row.key.0), "{text}");
+                }
+                (status, read) => panic!("row {}: {status:?}, {read:?}", row.id),
+            }
+        }
+        assert!(ok > 10 && failed > 2 && missing > 0, "{ok} {failed} {missing}");
+    }
+
+    #[test]
+    fn requests_that_make_no_sense_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = unfinished(folder.path());
+        for unit in writer.missing_units().unwrap() {
+            commit(&writer, &unit);
+        }
+        writer.finish().unwrap();
+        let store = Store::open(folder.path(), OpenOptions::default()).unwrap();
+        let reader =
+            store.reader(ReadOptions { threads: 0, open_files: 0, ..ReadOptions::default() }).unwrap();
+        let mut batch = Batch::new();
+        let first_ok = |bucket: usize| {
+            let rows = &store.buckets()[bucket].rows;
+            let mut ids = (rows.start.0..rows.end.0).map(RowId);
+            ids.find(|id| store.row(*id).unwrap().status == Status::Ok).unwrap()
+        };
+        let (a, b) = (first_ok(0), first_ok(1));
+        let error = reader.read(&[a, b], &[LevelId(0)], None, &mut batch).unwrap_err().to_string();
+        assert!(error.contains("expected rows of one bucket"), "{error}");
+        let beyond = RowId(store.rows().len() as u64);
+        assert!(matches!(
+            reader.read(&[beyond], &[LevelId(0)], None, &mut batch),
+            Err(Error::NotFound { .. })
+        ));
+        assert!(matches!(reader.read(&[a], &[LevelId(9)], None, &mut batch), Err(Error::Invalid { .. })));
+        reader.read(&[], &[LevelId(0)], None, &mut batch).unwrap();
+        assert_eq!(batch.level_count(), 0);
+        reader.read(&[b], &[LevelId(0)], None, &mut batch).unwrap();
+        drop(store);
+        reader.read(&[a], &[LevelId(0)], None, &mut batch).unwrap();
+        assert_eq!(batch.rows(), [a]);
+    }
+}

@@ -75,3 +75,40 @@ impl Drop for ReadPool {
         self.leave_parents_threads();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use std::thread::ThreadId;
+
+    fn threads_used(pool: &mut ReadPool, items: usize) -> Vec<ThreadId> {
+        let used = Mutex::new(Vec::new());
+        let work = |_| used.lock().unwrap().push(std::thread::current().id());
+        pool.run((0..items).collect(), work).unwrap();
+        used.into_inner().unwrap()
+    }
+
+    #[test]
+    fn no_thread_starts_before_it_is_needed() {
+        let mut pool = ReadPool::new(3);
+        assert_eq!(threads_used(&mut pool, 0), []);
+        assert_eq!(threads_used(&mut pool, 1), [std::thread::current().id()]);
+        assert!(pool.started.is_none());
+        let used = threads_used(&mut pool, 3);
+        assert_eq!(used.len(), 3);
+        assert!(used.contains(&std::thread::current().id()) && pool.started.is_some());
+    }
+
+    /// After a fork the child sees the parent's pool under the parent's process id.
+    #[test]
+    fn a_parents_threads_are_left_alone() {
+        let mut pool = ReadPool::new(2);
+        threads_used(&mut pool, 2);
+        if let Some((process, _)) = &mut pool.started {
+            *process = 0;
+        }
+        assert_eq!(threads_used(&mut pool, 2).len(), 2);
+        assert_eq!(pool.started.as_ref().map(|(process, _)| *process), Some(std::process::id()));
+    }
+}

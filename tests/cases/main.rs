@@ -11,6 +11,7 @@ mod drawn_store;
 mod extraction;
 mod flipped_bits;
 mod heads;
+mod interop;
 mod kill;
 mod loader;
 mod mean_iou;

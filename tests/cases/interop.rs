@@ -1,0 +1,198 @@
+//! A store's arrays as others read them: by `zarrs` in this process and by TensorStore in Python, compared
+//! byte by byte with what our reader hands out.
+
+use featcache_store::layout::array_folder;
+use featcache_store::sink::{FeatureSink, RowOutcome, UnitSink};
+use featcache_store::{
+    BackboneSpec, Batch, Block, Compute, DType, Encodings, LevelId, LevelSpec, ListedSample, Listing,
+    OpenOptions, Preprocess, ReadOptions, Recipe, ResizeRule, RowId, SampleKey, Size, Status, Store,
+    StoreWriter, ViewSpec, WriterOptions,
+};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use zarrs::array::{Array, ArrayBytes, ArraySubset};
+use zarrs::filesystem::FilesystemStore;
+use zarrs::group::Group;
+
+const SIZES: [Size; 2] = [Size { height: 256, width: 352 }, Size { height: 96, width: 32 }];
+
+fn recipe() -> Recipe {
+    let level = |name: &str, stride, channels| LevelSpec {
+        name: name.into(),
+        stride,
+        channels,
+        tap: "t".into(),
+        norm: "none".into(),
+    };
+    Recipe {
+        backbone: BackboneSpec {
+            name: "fake".into(),
+            weights_blake3: "00".repeat(32),
+            compute: Compute::Fp32,
+            options: [].into(),
+        },
+        preprocess: Preprocess {
+            decoder: "none".into(),
+            exif_transpose: false,
+            resize: ResizeRule::None,
+            resampler: "none".into(),
+            mean: [0.5; 3],
+            std: [0.5; 3],
+            pad_divisor: 32,
+        },
+        views: vec![ViewSpec::named("base").unwrap()],
+        // p2 of the larger size has several bands, which start at multiples of 4 KiB.
+        levels: vec![level("p2", 4, 512), level("p3", 8, 96), level("p4", 16, 5), level("p5", 32, 1)],
+    }
+}
+
+/// Values of all kinds: normal, tiny, huge, infinite, not a number, in binary32.
+fn block(shape: [usize; 3], seed: u64) -> Block {
+    let elements: usize = shape.iter().product();
+    let mut state = seed;
+    let value = |i: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        match i % 97 {
+            13 => f32::NAN,
+            29 => f32::NEG_INFINITY,
+            31 => -0.0,
+            _ => f32::from_bits((state >> 32) as u32),
+        }
+    };
+    let bytes = (0..elements).map(value).flat_map(f32::to_le_bytes).collect();
+    Block { shape, dtype: DType::F32, bytes }
+}
+
+/// Two buckets, several shards each, three element types, every fourth row without features.
+fn written(path: &Path) -> Store {
+    let recipe = recipe();
+    let encodings = Encodings::parse("bf16,p3=f16,p4=f32", &recipe.levels).unwrap();
+    let sample = |i: usize| ListedSample {
+        split: "val".into(),
+        key: SampleKey(format!("s{i}")),
+        source: format!("{i}.png"),
+        image_id: None,
+        size: Ok(SIZES[i % 2]),
+    };
+    let listing =
+        Listing { dataset: "folder".into(), samples: (0..11).map(sample).collect(), ..Listing::default() };
+    let options = WriterOptions { shard_bytes: Some(12 << 20), ..WriterOptions::default() };
+    let writer = StoreWriter::create_or_resume(path, &recipe, &encodings, || Ok(listing), options).unwrap();
+    for unit in writer.missing_units().unwrap() {
+        let size = writer.plan().buckets()[unit.bucket].size;
+        let mut rows = writer.begin(&unit).unwrap();
+        for row in unit.rows.start.0..unit.rows.end.0 {
+            let blocks = recipe.levels.iter().map(|level| block(level.shape(size), row + 1)).collect();
+            rows.append(match row % 4 {
+                3 => RowOutcome::Failed { reason: "no picture".into(), source_blake3: None },
+                _ => RowOutcome::Features { blocks, source_blake3: "11".repeat(32) },
+            })
+            .unwrap();
+        }
+        rows.commit().unwrap();
+    }
+    writer.finish().unwrap();
+    Store::open(path, OpenOptions::default()).unwrap()
+}
+
+/// One array as our reader gives it.
+struct Dumped {
+    path: String,
+    dtype: DType,
+    /// Rows with features, and their bytes, one after the other.
+    rows: Vec<u64>,
+    bytes: Vec<u8>,
+}
+
+fn dump(store: &Store) -> Vec<Dumped> {
+    let reader = store.reader(ReadOptions::default()).unwrap();
+    let mut batch = Batch::new();
+    let mut arrays = Vec::new();
+    for bucket in store.buckets() {
+        let ids = (bucket.rows.start.0..bucket.rows.end.0).map(RowId);
+        let ids: Vec<RowId> = ids.filter(|id| store.row(*id).unwrap().status == Status::Ok).collect();
+        for (number, level) in store.recipe().levels.iter().enumerate() {
+            reader.read(&ids, &[LevelId(number)], None, &mut batch).unwrap();
+            arrays.push(Dumped {
+                path: array_folder(bucket, &level.name),
+                dtype: batch.level(0).dtype,
+                rows: ids.iter().map(|id| id.0 - bucket.rows.start.0).collect(),
+                bytes: batch.level(0).bytes.to_vec(),
+            });
+        }
+    }
+    arrays
+}
+
+#[test]
+fn zarrs_reads_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = written(folder.path());
+    let files = Arc::new(FilesystemStore::new(folder.path()).unwrap());
+    let root = Group::open(files.clone(), "/").unwrap();
+    assert!(root.consolidated_metadata().is_some());
+    let arrays = dump(&store);
+    assert_eq!(arrays.len(), 8);
+    for ours in arrays {
+        let array = Array::open(files.clone(), &format!("/{}", ours.path)).unwrap();
+        let [rows, h, w, c] = *array.shape() else { panic!("{}: {:?}", ours.path, array.shape()) };
+        assert_eq!(array.dimension_names().as_ref().unwrap()[3].as_deref(), Some("channel"));
+        let row_bytes = (h * w * c) as usize * ours.dtype.bytes();
+        let mut expected = ours.bytes.chunks_exact(row_bytes);
+        for row in 0..rows {
+            let subset = ArraySubset::new_with_ranges(&[row..row + 1, 0..h, 0..w, 0..c]);
+            let read: ArrayBytes = array.retrieve_array_subset(&subset).unwrap();
+            let found = read.into_fixed().unwrap();
+            if ours.rows.contains(&row) {
+                assert!(found == expected.next().unwrap(), "{} row {row}", ours.path);
+            } else {
+                let mut wide = vec![0; (h * w * c) as usize * 4];
+                let encoding = match ours.dtype {
+                    DType::F32 => featcache_store::Encoding::F32,
+                    DType::F16 => featcache_store::Encoding::F16,
+                    DType::Bf16 => featcache_store::Encoding::Bf16,
+                };
+                encoding.decode(&found, &mut wide, DType::F32).unwrap();
+                assert!(wide.as_chunks().0.iter().all(|value| f32::from_le_bytes(*value).is_nan()));
+            }
+        }
+        assert!(expected.next().is_none());
+    }
+}
+
+/// A Python that has TensorStore: the one named, else the system's if it has.
+fn python() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("FEATCACHE_PYTHON") {
+        return Some(named.into());
+    }
+    let probe = Command::new("python3").args(["-c", "import tensorstore"]).output();
+    probe.is_ok_and(|output| output.status.success()).then(|| "python3".into())
+}
+
+#[test]
+fn tensorstore_reads_the_same_bytes() {
+    let Some(python) = python() else {
+        println!("skipped: no tensorstore");
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (path, dumped) = (folder.path().join("store"), folder.path().join("dump"));
+    let store = written(&path);
+    std::fs::create_dir(&dumped).unwrap();
+    let mut index = Vec::new();
+    for (number, array) in dump(&store).into_iter().enumerate() {
+        let file = format!("{number}.bin");
+        std::fs::write(dumped.join(&file), &array.bytes).unwrap();
+        let dtype = array.dtype.zarr_name();
+        index.push(
+            serde_json::json!({ "path": array.path, "dtype": dtype, "rows": array.rows, "file": file }),
+        );
+    }
+    std::fs::write(dumped.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+    let script = featcache_tests::workspace().join("tests/parity/interop_tensorstore.py");
+    let output = Command::new(&python).arg(script).arg(&path).arg(&dumped).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}: {out}\n{err}", python.display());
+    println!("{out}");
+}

@@ -1,0 +1,50 @@
+"""Opens the arrays of a featcache store with TensorStore and compares every byte with what our reader gave.
+
+usage: interop_tensorstore.py STORE DUMP
+
+DUMP holds index.json, a list of {path, dtype, rows: [row, ...], file}, and the files: the bytes of these
+rows as our reader handed them out. Rows that are not in the list have no features and must read as NaN.
+Run by tests/cases/interop.rs; needs tensorstore and numpy. Ends with 1 at the first difference.
+"""
+
+import importlib.metadata
+import json
+import pathlib
+import sys
+
+import numpy
+import tensorstore
+
+
+def main() -> None:
+    store, dump = map(pathlib.Path, sys.argv[1:])
+    root = json.loads((store / "zarr.json").read_text())
+    documents = root["consolidated_metadata"]["metadata"]
+    arrays = json.loads((dump / "index.json").read_text())
+    found = sorted(path for path, document in documents.items() if document["node_type"] == "array")
+    assert found == sorted(entry["path"] for entry in arrays), f"consolidated metadata lists {found}"
+
+    total = 0
+    for entry in arrays:
+        path = store / entry["path"]
+        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}
+        array = tensorstore.open(spec, open=True, read=True).result()
+        assert array.dtype.name == entry["dtype"], f"{path}: {array.dtype.name}"
+        assert tuple(array.domain.labels) == ("row", "height", "width", "channel"), array.domain
+        values = array.read().result()
+        expected = (dump / entry["file"]).read_bytes()
+        ours = values[entry["rows"]].tobytes()
+        assert ours == expected, f"{path}: bytes differ"
+        for row in set(range(values.shape[0])) - set(entry["rows"]):
+            assert numpy.isnan(values[row].astype(numpy.float32)).all(), f"{path}: row {row} is not NaN"
+        # A band alone comes from its chunk alone.
+        row, height = entry["rows"][-1], values.shape[1]
+        part = array[row, height // 3 : height // 2 + 1].read().result()
+        assert part.tobytes() == values[row, height // 3 : height // 2 + 1].tobytes(), f"{path}: part"
+        total += len(ours)
+    version = importlib.metadata.version("tensorstore")
+    print(f"tensorstore {version}: {len(arrays)} arrays, {total} bytes equal")
+
+
+if __name__ == "__main__":
+    main()
