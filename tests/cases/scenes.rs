@@ -115,31 +115,25 @@ fn json_and_label_maps_agree_to_the_pixel() {
 
 #[test]
 fn every_class_appears_and_colour_does_not_tell_it() {
-    // Mean hue sector of each ground's and shape's pixels: a class that stays in one sector of six
-    // could be told by colour.
-    let mut sectors = vec![[0u32; 6]; class_names().len() + 1];
+    // The mean of a class's hues as points of the unit circle: at the rim if they are all the same, near
+    // the middle if they are spread.
+    let mut hues = vec![(0.0f64, 0.0f64, 0u32); class_names().len() + 1];
     for seed in 0..60 {
         let scene = draw(seed, 96, 96, false);
         for (pixel, label) in scene.picture.rgb().chunks_exact(3).zip(scene.labels.values()) {
-            let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(i32::from);
-            let (low, high) = (r.min(g).min(b), r.max(g).max(b));
-            if high - low > 24 {
-                let sector = if high == r {
-                    usize::from(b > g) * 5
-                } else if high == g {
-                    1 + usize::from(b > r)
-                } else {
-                    3 + usize::from(r > g)
-                };
-                sectors[usize::from(label)][sector] += 1;
+            let [r, g, b] = [pixel[0], pixel[1], pixel[2]].map(f64::from);
+            let (x, y) = (r - (g + b) / 2.0, (g - b) * 0.75f64.sqrt());
+            let chroma = x.hypot(y);
+            if chroma > 20.0 {
+                let (sum_x, sum_y, count) = &mut hues[usize::from(label)];
+                (*sum_x, *sum_y, *count) = (*sum_x + x / chroma, *sum_y + y / chroma, *count + 1);
             }
         }
     }
-    for (class, sectors) in class_names().iter().zip(&sectors[1..]) {
-        let all: u32 = sectors.iter().sum();
-        let most = sectors.iter().max().unwrap();
-        assert!(all > 500, "{class} is hardly drawn: {sectors:?}");
-        assert!(f64::from(*most) < 0.75 * f64::from(all), "{class} has one colour: {sectors:?}");
+    for (class, (x, y, count)) in class_names().iter().zip(&hues[1..]) {
+        assert!(*count > 500, "{class} is hardly drawn: {count} coloured pixels");
+        let concentration = x.hypot(*y) / f64::from(*count);
+        assert!(concentration < 0.85, "{class} has one colour: {concentration:.2}");
     }
 }
 
