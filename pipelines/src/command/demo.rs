@@ -21,7 +21,7 @@ use serde_json::Value;
 use std::path::Path;
 use tch::Device;
 
-/// The demo's backbone: SwinV2 of 1.6 M weights, pretrained on other scenes of the same drawer by
+/// The demo's backbone: SwinV2 of 2.7 M weights, pretrained on other scenes of the same drawer by
 /// `tools/pretrain_demo_backbone.py`.
 const WEIGHTS: &[u8] = include_bytes!("../../../assets/swinv2-demo.safetensors");
 const RECIPE: &str = include_str!("../../../recipes/demo.toml");
