@@ -11,10 +11,9 @@ use std::io::{ErrorKind, IoSliceMut};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes read before they are checked or converted: small enough to be still in the second-level cache.
+/// Bytes of a read: small enough to be still in the second-level cache when they are checked or converted,
+/// and for the kernel to read ahead from disk while they are.
 const BLOCK_BYTES: usize = 256 << 10;
-/// Largest single read where nothing is checked.
-const UNCHECKED_READ_BYTES: usize = 64 << 20;
 /// Vectors of one read: two a chunk.
 const VECTORS: usize = 64;
 const CHECKSUM: usize = CHECKSUM_BYTES as usize;
@@ -116,10 +115,10 @@ impl Scratch {
 /// before its checksum was found right.
 pub(crate) fn fetch(mut pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Scratch) -> Result<(), Fault> {
     while !pieces.is_empty() {
-        let count = gatherable(pieces, if verify { BLOCK_BYTES } else { UNCHECKED_READ_BYTES });
+        let count = gatherable(pieces);
         let (now, later) = pieces.split_at_mut(count.max(1));
         match now {
-            [piece] if count == 0 && verify && piece.is_direct() => fetch_by_blocks(piece)?,
+            [piece] if count == 0 && piece.is_direct() => fetch_by_blocks(piece, verify)?,
             [piece] if count == 0 => fetch_through(piece, verify, scratch)?,
             gathered => fetch_together(gathered, verify, scratch)?,
         }
@@ -129,17 +128,17 @@ pub(crate) fn fetch(mut pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Sc
 }
 
 /// How many of the first pieces one read can take to their targets; 0 if the first must go another way.
-fn gatherable(pieces: &[Piece<'_>], most_bytes: usize) -> usize {
+fn gatherable(pieces: &[Piece<'_>]) -> usize {
     let Some(first) = pieces.first().filter(|piece| piece.is_direct()) else { return 0 };
     let mut bytes = first.file_bytes();
-    if bytes > most_bytes {
+    if bytes > BLOCK_BYTES {
         return 0;
     }
     let mut count = 1;
     for pair in pieces.windows(2).take(VECTORS / 2 - 1) {
         let [piece, next] = pair else { break };
         bytes += next.file_bytes();
-        if !next.is_direct() || !piece.continues(next) || bytes > most_bytes {
+        if !next.is_direct() || !piece.continues(next) || bytes > BLOCK_BYTES {
             break;
         }
         count += 1;
@@ -187,8 +186,8 @@ fn fetch_together(pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Scratch)
     Ok(())
 }
 
-/// One large chunk to its target, checked block by block as it comes.
-fn fetch_by_blocks(piece: &mut Piece<'_>) -> Result<(), Fault> {
+/// One large chunk to its target, block by block.
+fn fetch_by_blocks(piece: &mut Piece<'_>, verify: bool) -> Result<(), Fault> {
     let mut stored = [0; CHECKSUM];
     let mut offset = piece.offset;
     let mut crc = 0;
@@ -199,10 +198,12 @@ fn fetch_by_blocks(piece: &mut Piece<'_>) -> Result<(), Fault> {
         if let Err((cause, _)) = read_exact(&piece.shard.file, &mut vectors, offset) {
             return Err(piece.fault(cause));
         }
-        crc = crc32c::crc32c_append(crc, block);
+        if verify {
+            crc = crc32c::crc32c_append(crc, block);
+        }
         offset += block.len() as u64;
     }
-    if crc.to_le_bytes() == stored { Ok(()) } else { Err(piece.fault(Cause::Checksum)) }
+    if !verify || crc.to_le_bytes() == stored { Ok(()) } else { Err(piece.fault(Cause::Checksum)) }
 }
 
 /// A chunk of which only a window is wanted, or that has to be converted: through scratch, block by block.
