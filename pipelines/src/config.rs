@@ -41,12 +41,23 @@ pub fn expand(args: Vec<OsString>, commands: &[String]) -> Result<Vec<OsString>>
     };
     let mut flags = Vec::new();
     for (key, value) in section {
+        if typed(&args, key) {
+            continue;
+        }
         let words = flag(key, value)
             .map_err(|what| failure(ExitCode::Usage, format!("config {shown}: [{name}] {key}: {what}")))?;
         flags.extend(words.into_iter().map(OsString::from));
     }
     args.splice(at + 1..at + 1, flags);
     Ok(args)
+}
+
+/// Whether the flag of this key is on the command line: lists would otherwise add up.
+fn typed(args: &[OsString], key: &str) -> bool {
+    let name = format!("--{}", key.replace('_', "-"));
+    args.iter()
+        .filter_map(|arg| arg.to_str())
+        .any(|arg| arg == name || arg.strip_prefix(&name).is_some_and(|rest| rest.starts_with('=')))
 }
 
 /// The config path, if there is one, and the arguments without it.

@@ -30,12 +30,7 @@ fn arguments(root: &Path, store: &Path) -> Vec<String> {
 }
 
 fn start(root: &Path, store: &Path) -> Child {
-    featcache()
-        .args(arguments(root, store))
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+    featcache().args(arguments(root, store)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 /// A number below `bound`, from a fixed seed: a failure can be run again.
@@ -50,7 +45,9 @@ impl Moments {
 
 #[test]
 fn killed_extractions_resume_to_the_same_bytes() {
-    let folder = tempfile::tempdir().unwrap();
+    // In memory where there is such a folder: a kill loses no page, and 200 of them should take minutes.
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
     let root = folder.path().join("pictures");
     pictures(&root);
     let undisturbed = folder.path().join("undisturbed");
