@@ -1,7 +1,7 @@
 """Pretrains the demo's backbone, swinv2-demo, on scenes that the demo's own drawer made.
 
     featcache demo --draw-only --seed 77001 --train 3000 --val 150 --out SCENES
-    python tools/pretrain_demo_backbone.py SCENES/scenes --out assets/swinv2-demo.safetensors
+    python tools/pretrain_demo_backbone.py SCENES/scenes --out assets/swinv2-demo.safetensors --stop 600
 
 The demo shows a frozen backbone; features of a random one carry too little for its result to mean
 anything. This one has seen other scenes (another seed), never those that the demo draws. It learns,
@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("scenes", type=pathlib.Path, help="folder that the drawer wrote")
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--stop", type=int, help="end after this many of the steps; the schedule stays")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -243,11 +244,14 @@ def main() -> None:
             losses = running / 50
             print(f"step {step} loss {losses[0]:.3f}, of whole objects {losses[1]:.3f}, {seconds}", flush=True)
             running[:] = 0
-        if step % 200 == 0 or step == arguments.steps:
+        last = step == min(arguments.steps, arguments.stop or arguments.steps)
+        if step % 200 == 0 or last:
             iou = class_iou(model, heads, val)
             parts = f"grounds {iou[:GROUNDS].mean():.3f} shapes {iou[GROUNDS:].mean():.3f}"
             print(f"step {step} val mIoU {iou.mean():.4f} {parts}", flush=True)
             save(model, arguments.out)
+        if last:
+            break
 
 
 def save(model: SwinTransformerV2, path: pathlib.Path) -> None:
