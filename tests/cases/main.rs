@@ -10,6 +10,7 @@ mod doctor;
 mod drawn_store;
 mod extraction;
 mod flipped_bits;
+mod golden_store;
 mod heads;
 mod interop;
 mod kill;
