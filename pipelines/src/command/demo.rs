@@ -259,7 +259,7 @@ fn text(summary: &Summary) -> String {
         .iter()
         .map(|level| format!("{} {}", level.name, bytes(level.bytes_per_image as u64)))
         .collect();
-    let rows = vec![
+    let rows = [
         vec![
             "extraction".to_owned(),
             format!("{:.1} img/s, {}", summary.images_per_second, summary.bottleneck),
