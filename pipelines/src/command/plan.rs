@@ -78,11 +78,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<Report> {
     let plan = Plan::new(&recipe, &listing, args.store.shard_mib << 20)?;
     let estimate = if args.time_images == 0 { None } else { estimate(args, &plan)? };
 
-    let level_bytes: Vec<u64> = recipe
-        .levels
-        .iter()
-        .map(|level| plan.level_elements(level) * element_bytes(&encodings, &level.name))
-        .collect();
+    let level_bytes: Vec<u64> = plan.level_bytes(&encodings)?.into_iter().map(|(_, bytes)| bytes).collect();
     let total: u64 = level_bytes.iter().sum();
     let unreadable = plan.rows().iter().filter(|row| row.place.is_err()).count() as u64;
     let units = plan.unit_count();
@@ -188,10 +184,6 @@ fn time_row(source: &Source<'_>, model: &Model, row: &PlanRow) -> Result<()> {
         drop(map.f_to_device(tch::Device::Cpu)?);
     }
     Ok(())
-}
-
-fn element_bytes(encodings: &Encodings, level: &str) -> u64 {
-    encodings.of(level).map_or(0, |encoding| encoding.payload_dtype().bytes() as u64)
 }
 
 fn text(outlook: &Outlook) -> String {
