@@ -84,8 +84,9 @@ impl Spread {
 }
 
 /// Reads random whole samples, batch after batch, with a reader and raw: warm and cold, with and without
-/// checks, at each thread count. Repetitions of all kinds are interleaved, so that what else the machine
-/// does meets them alike.
+/// checks, at each thread count. Ours and raw alternate, so that what else the machine does meets them
+/// alike; all warm passes come before the cold ones, because how a file came into the page cache (in one
+/// large read or in small ones) decides the size of its folios, and that the speed of copying from them.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the store has no features or there is nothing to do; what reading fails with.
@@ -112,8 +113,8 @@ pub fn bench_read(store: &Store, options: &BenchReadOptions) -> Result<ReadBench
             }
             lane.readers.push((verify, reader, Batch::new()));
         }
-        for repeat in 0..=options.repeats {
-            for cold in [false, true] {
+        for cold in [false, true] {
+            for repeat in 0..=options.repeats {
                 for position in 0..lane.readers.len() {
                     // Raw before and after in turn: neither always finds the warmer machine.
                     let raw_first = (repeat + position) % 2 == 0;

@@ -3,6 +3,7 @@
 //!
 //! Knows nothing of plans and rows: a [`Piece`] is one chunk and its target.
 
+use crate::checksum::{Crc32c, crc32c};
 use crate::chunk::{CHECKSUM_BYTES, CHUNK_ALIGNMENT};
 use crate::open_shard::OpenShard;
 use crate::{DType, Encoding};
@@ -177,7 +178,7 @@ fn fetch_together(pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Scratch)
         let mut at = 0;
         for (piece, tail) in pieces.iter().zip(tails) {
             let stored = scratch.block.get(at..).and_then(<[u8]>::first_chunk::<CHECKSUM>);
-            if stored != Some(&crc32c::crc32c(piece.target).to_le_bytes()) {
+            if stored != Some(&crc32c(piece.target)) {
                 return Err(piece.fault(Cause::Checksum));
             }
             at += tail;
@@ -190,7 +191,7 @@ fn fetch_together(pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Scratch)
 fn fetch_by_blocks(piece: &mut Piece<'_>, verify: bool) -> Result<(), Fault> {
     let mut stored = [0; CHECKSUM];
     let mut offset = piece.offset;
-    let mut crc = 0;
+    let mut crc = Crc32c::new();
     let blocks = piece.target.len().div_ceil(BLOCK_BYTES);
     for (i, block) in piece.target.chunks_mut(BLOCK_BYTES).enumerate() {
         let stored: &mut [u8] = if i + 1 == blocks { &mut stored } else { &mut [] };
@@ -199,11 +200,11 @@ fn fetch_by_blocks(piece: &mut Piece<'_>, verify: bool) -> Result<(), Fault> {
             return Err(piece.fault(cause));
         }
         if verify {
-            crc = crc32c::crc32c_append(crc, block);
+            crc.update(block);
         }
         offset += block.len() as u64;
     }
-    if !verify || crc.to_le_bytes() == stored { Ok(()) } else { Err(piece.fault(Cause::Checksum)) }
+    if !verify || crc.finish() == stored { Ok(()) } else { Err(piece.fault(Cause::Checksum)) }
 }
 
 /// A chunk of which only a window is wanted, or that has to be converted: through scratch, block by block.
@@ -212,7 +213,7 @@ fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> 
     let window = piece.window.clone();
     // Without a check, what is not wanted is not read.
     let wanted = if verify { 0..payload_bytes } else { window.clone() };
-    let (mut crc, mut at) = (0, wanted.start);
+    let (mut crc, mut at) = (Crc32c::new(), wanted.start);
     let mut target = &mut *piece.target;
     let mut stored = [0; CHECKSUM];
     let mut outcome = Ok(());
@@ -226,7 +227,7 @@ fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> 
             break;
         }
         if verify {
-            crc = crc32c::crc32c_append(crc, block);
+            crc.update(block);
         }
         let inside = window.start.clamp(at, at + length) - at..window.end.clamp(at, at + length) - at;
         let payload = block.get(inside).unwrap_or_default();
@@ -236,7 +237,7 @@ fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> 
         target = later;
         at += length;
     }
-    if outcome.is_ok() && verify && crc.to_le_bytes() != stored {
+    if outcome.is_ok() && verify && crc.finish() != stored {
         outcome = Err(Cause::Checksum);
     }
     outcome.map_err(|cause| piece.fault(cause))

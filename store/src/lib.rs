@@ -13,6 +13,7 @@ pub mod bench_read;
 pub mod block;
 pub mod bucket;
 mod canonical;
+mod checksum;
 pub mod chunk;
 pub mod claim;
 mod conversion;

@@ -7,6 +7,7 @@
 //! chunk), then the index's crc32c.
 
 use crate::array::ArraySpec;
+use crate::checksum::crc32c;
 use crate::{Block, Encoding, Error, Result, Size, Staged};
 
 /// Offset and length of an index entry without a chunk.
@@ -88,7 +89,7 @@ impl ShardWriter {
             let gap = usize::try_from(offset - self.end).unwrap_or(0);
             self.push(&[0; crate::chunk::CHUNK_ALIGNMENT as usize][..gap])?;
             self.push(band)?;
-            self.push(&crc32c::crc32c(band).to_le_bytes())?;
+            self.push(&crc32c(band))?;
             self.index.extend(offset.to_le_bytes());
             self.index.extend(geometry.chunk_bytes().to_le_bytes());
         }
@@ -114,10 +115,10 @@ impl ShardWriter {
             )));
         }
         self.index_empty_rows(self.array.unit_rows - self.rows);
-        let checksum = crc32c::crc32c(&self.index);
+        let checksum = crc32c(&self.index);
         let index = std::mem::take(&mut self.index);
         self.push(&index)?;
-        self.push(&checksum.to_le_bytes())?;
+        self.push(&checksum)?;
         self.flush()?;
         Ok(self.staged)
     }

@@ -2,6 +2,7 @@
 //! a reader panic, read outside the file, allocate without bound or mix samples up.
 
 use crate::array::ArraySpec;
+use crate::checksum::crc32c;
 use crate::chunk::CHECKSUM_BYTES;
 use crate::shard::{EMPTY, ENTRY_BYTES};
 use crate::{Error, Result};
@@ -53,9 +54,7 @@ impl ShardIndex {
         let entries = index
             .split_last_chunk::<{ CHECKSUM_BYTES as usize }>()
             .filter(|_| index.len() as u64 == Self::bytes(array))
-            .and_then(|(entries, stored)| {
-                (stored == &crc32c::crc32c(entries).to_le_bytes()).then_some(entries)
-            })
+            .and_then(|(entries, stored)| (stored == &crc32c(entries)).then_some(entries))
             .ok_or_else(|| Error::corrupt(path, "the checksum of the shard index does not fit"))?;
 
         let bands = array.geometry.bands as usize;
@@ -168,7 +167,7 @@ mod tests {
                     .map(|(p, c)| (p, *c))
                     .unwrap();
                 assert!(payload.iter().all(|byte| *byte == row as u8 + 1));
-                assert_eq!(crc, crc32c::crc32c(payload).to_le_bytes());
+                assert_eq!(crc, crc32c(payload));
                 end = offset + g.chunk_bytes();
             }
             assert_eq!(end, index.start());
@@ -208,7 +207,7 @@ mod tests {
         let good: Vec<[u64; 2]> = vec![[0, 20], [20, 20], [EMPTY, EMPTY], [40, 20]];
         let parse = |entries: &[[u64; 2]], k| {
             let mut bytes: Vec<u8> = entries.iter().flatten().flat_map(|v| v.to_le_bytes()).collect();
-            bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+            bytes.extend(crc32c(&bytes));
             ShardIndex::parse(&bytes, 60, &array, k, Path::new("s"))
         };
         assert!(parse(&good, 0).is_ok());
@@ -233,7 +232,7 @@ mod tests {
         assert_eq!(banded.geometry.bands, 4 / 2);
         let entries = [[0, banded.geometry.chunk_bytes()], [EMPTY, EMPTY], [EMPTY; 2], [EMPTY; 2]];
         let mut bytes: Vec<u8> = entries.iter().flatten().flat_map(|v: &u64| v.to_le_bytes()).collect();
-        bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+        bytes.extend(crc32c(&bytes));
         let error = ShardIndex::parse(&bytes, 1 << 30, &banded, 0, Path::new("s")).unwrap_err().to_string();
         assert!(error.contains("some of its bands"), "{error}");
     }

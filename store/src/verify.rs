@@ -2,6 +2,7 @@
 //! shards. It reports all that it finds and repairs nothing; memory does not grow with the store.
 
 use crate::array::{ArraySpec, StoreArrays};
+use crate::checksum::crc32c;
 use crate::chunk::CHECKSUM_BYTES;
 use crate::layout::{self, Layout};
 use crate::manifest::Manifest;
@@ -225,9 +226,10 @@ fn check_shard(
         let Some((payload, stored)) = chunk.split_at_checked(chunk.len() - CHECKSUM_BYTES as usize) else {
             continue;
         };
-        let expected = stored.try_into().map_or(0, u32::from_le_bytes);
-        let computed = crc32c::crc32c(payload);
-        if expected != computed {
+        let computed = crc32c(payload);
+        if stored != computed {
+            let [expected, computed] =
+                [stored.try_into().unwrap_or([0; 4]), computed].map(u32::from_le_bytes);
             let what = format!("band {band}: crc32c: expected {expected:08x}, found {computed:08x}");
             problems.push(Problem { path: shard.path.clone(), what: name_row(row, &what) });
         }
