@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::say;
 
+mod excerpts;
 mod links;
 mod modules;
 mod source;
@@ -63,7 +64,10 @@ pub(crate) fn tidy(root: &Path) -> Result<()> {
                 source::check_rust(file, &mut findings);
                 modules::check(file, &files, &mut findings);
             }
-            Some("md") => links::check(root, file, &files, &mut findings),
+            Some("md") => {
+                links::check(root, file, &files, &mut findings);
+                excerpts::check(file, &files, &mut findings);
+            }
             _ => {}
         }
     }
