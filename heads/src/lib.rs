@@ -17,6 +17,7 @@ pub mod labels;
 pub mod loader;
 pub mod log;
 pub mod loss;
+pub mod losses;
 pub mod metric;
 pub mod model;
 pub mod neck;

@@ -1,6 +1,8 @@
 //! The training recipe: a TOML file that says everything a run depends on besides its store. Must not
 //! touch tensors.
 
+pub mod detector;
+
 use crate::head::{LinearOptions, UperNetOptions};
 use crate::labels::ZeroLabel;
 use crate::loss::Average;
