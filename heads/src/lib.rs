@@ -3,12 +3,14 @@
 //!
 //! Modules in reading order: what is trained ([`recipe`], [`precision`]), on which rows ([`selection`],
 //! [`order`], [`seed`]) and what comes of them ([`labels`], [`truth`], [`tensor`], [`loader`]); the model
-//! ([`parameter`], [`phase`], [`norm`], [`conv`], [`neck`], [`head`], [`model`]); one step ([`loss`],
-//! [`optimizer`], [`schedule`]); the loop ([`train`](mod@train), [`identity`], [`checkpoint`], [`log`]);
-//! and what came out ([`run`], [`segment`], [`metric`], [`evaluate`](mod@evaluate)).
+//! ([`parameter`], [`phase`], [`norm`], [`conv`], [`neck`], [`head`], [`model`]) and what detectors are
+//! made of ([`detection`]); one step ([`loss`], [`optimizer`], [`schedule`]); the loop
+//! ([`train`](mod@train), [`identity`], [`checkpoint`], [`log`]); and what came out ([`run`],
+//! [`segment`], [`metric`], [`evaluate`](mod@evaluate)).
 
 pub mod checkpoint;
 pub mod conv;
+pub mod detection;
 pub mod error;
 pub mod evaluate;
 pub mod head;

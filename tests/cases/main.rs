@@ -6,6 +6,7 @@ mod backbone_contract;
 mod bad_input;
 mod broken_images;
 mod datasets;
+mod detection;
 mod detector;
 mod doctor;
 mod drawn_store;
