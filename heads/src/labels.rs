@@ -139,7 +139,7 @@ impl Target {
 }
 
 /// Source index of each of `to` output pixels.
-fn nearest(from: u32, to: u32) -> Vec<usize> {
+pub(crate) fn nearest(from: u32, to: u32) -> Vec<usize> {
     let step = 1.0 / (f64::from(to) / f64::from(from));
     (0..to).map(|x| ((f64::from(x) * step).floor() as usize).min(from as usize - 1)).collect()
 }

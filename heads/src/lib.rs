@@ -2,11 +2,11 @@
 //! backbone.
 //!
 //! Modules in reading order: what is trained ([`recipe`], [`precision`]), on which rows ([`selection`],
-//! [`order`], [`seed`]) and what comes of them ([`labels`], [`truth`], [`tensor`], [`loader`]); the model
-//! ([`parameter`], [`phase`], [`norm`], [`conv`], [`neck`], [`head`], [`model`]) and what detectors are
-//! made of ([`detection`]); one step ([`loss`], [`optimizer`], [`schedule`]); the loop
-//! ([`train`](mod@train), [`identity`], [`checkpoint`], [`log`]); and what came out ([`run`],
-//! [`segment`], [`metric`], [`evaluate`](mod@evaluate)).
+//! [`order`], [`seed`]) and what comes of them ([`labels`], the shapes of objects in [`mask`], [`truth`],
+//! [`tensor`], [`loader`]); the model ([`parameter`], [`phase`], [`norm`], [`conv`], [`neck`], [`head`],
+//! [`model`]) and what detectors are made of ([`detection`]); one step ([`loss`], [`optimizer`],
+//! [`schedule`]); the loop ([`train`](mod@train), [`identity`], [`checkpoint`], [`log`]); and what came
+//! out ([`run`], [`segment`], [`metric`], [`evaluate`](mod@evaluate)).
 
 pub mod checkpoint;
 pub mod conv;
@@ -20,6 +20,7 @@ pub mod loader;
 pub mod log;
 pub mod loss;
 pub mod losses;
+pub mod mask;
 pub mod metric;
 pub mod model;
 pub mod neck;

@@ -17,6 +17,7 @@ mod heads;
 mod interop;
 mod kill;
 mod loader;
+mod masks;
 mod mean_iou;
 mod pictures;
 mod pixels;
