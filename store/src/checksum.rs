@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn blocks_of_any_length_give_the_checksum_of_the_whole() {
-        let bytes: Vec<u8> = (0..100_000u32).map(|i| (i * 7919 >> 5) as u8).collect();
+        let bytes: Vec<u8> = (0..100_000u32).map(|i| ((i * 7919) >> 5) as u8).collect();
         for block in [1, 3, 63, 64, 1000, 4096, 65_536, 100_000] {
             let mut sum = Crc32c::new();
             bytes.chunks(block).for_each(|block| sum.update(block));

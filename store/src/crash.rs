@@ -291,10 +291,48 @@ fn rows_must_be_complete_and_of_the_right_shape() {
     };
     blocks[1].shape[0] += 1;
     assert!(broken.append(RowOutcome::Features { blocks, source_blake3 }).is_err());
-    // One level has the row and the other has not: nothing can be appended or committed.
+    // Nobody vouches for what levels hold of such a row: nothing can be appended or committed.
     assert!(broken.append(features(writer.plan(), unit.rows.start)).is_err());
     assert!(broken.commit().is_err());
     assert_eq!(writer.missing_units().unwrap(), units);
+}
+
+#[test]
+fn features_that_are_no_numbers_fail_their_row_and_say_what_was_written() {
+    let folder = folder_in_memory();
+    let writer = open(folder.path(), FaultyStorage::sound()).unwrap();
+    let units = writer.missing_units().unwrap();
+    let unit = units.iter().find(|unit| unit.row_count() == 2).unwrap();
+    let spoilt = |level: usize, value: [u8; 2]| {
+        let RowOutcome::Features { mut blocks, source_blake3 } = features(writer.plan(), unit.rows.start)
+        else {
+            panic!("the first row has features")
+        };
+        let middle = blocks[level].bytes.len() / 4 * 2;
+        blocks[level].bytes[middle..middle + 2].copy_from_slice(&value);
+        RowOutcome::Features { blocks, source_blake3 }
+    };
+    let mut rows = writer.begin(unit).unwrap();
+    // An infinity in what is written as it is, a NaN in what is converted.
+    assert_eq!(rows.append(spoilt(0, [0x80, 0xff])).unwrap(), Appended::Failed);
+    assert_eq!(rows.append(spoilt(1, [0xc0, 0x7f])).unwrap(), Appended::Failed);
+    assert_eq!(rows.commit().unwrap(), Commit::Published);
+    let good = units.iter().find(|other| *other != unit).unwrap();
+    let mut rows = writer.begin(good).unwrap();
+    let outcome = features(writer.plan(), good.rows.start);
+    let RowOutcome::Features { blocks, .. } = &outcome else { panic!("it has features") };
+    let elements = |level: usize| blocks[level].shape.iter().product::<usize>() as u64;
+    let Appended::Features { bytes } = rows.append(outcome.clone()).unwrap() else { panic!("it is written") };
+    // bf16 and f32, and a few bytes of checksums.
+    let payload = elements(0) * 2 + elements(1) * 4;
+    assert!((payload..payload + 64).contains(&bytes), "{bytes} bytes of a payload of {payload}");
+    drop(rows);
+    extract(folder.path(), FaultyStorage::sound()).unwrap();
+    let store = Store::open(folder.path(), OpenOptions::default()).unwrap();
+    for (id, level) in (unit.rows.start.0..).zip(["p2", "p3"]) {
+        let row = store.row(RowId(id)).unwrap();
+        assert_eq!(row.status, Status::Failed(format!("features of {level} are not finite")));
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! [`Encoding::payload_dtype`]. Whatever else an encoding keeps on disk is a further array of the level,
 //! listed by [`crate::array::level_arrays`].
 
-use crate::conversion::convert;
+use crate::conversion::{all_finite, convert};
 use crate::{Block, DType, Error, LevelSpec, Result};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -69,6 +69,19 @@ impl Encoding {
         let mut payload = Vec::new();
         self.encode(block, &mut payload)?;
         Ok(Cow::Owned(payload))
+    }
+
+    /// Makes `payload` that of `block`, in the memory that it has. [`Error::Invalid`] if the block's bytes
+    /// do not fit its shape.
+    pub(crate) fn encode_over(self, block: &Block, payload: &mut Vec<u8>) -> Result<()> {
+        payload.resize(checked_elements(block)? * self.payload_dtype().bytes(), 0);
+        convert(&block.bytes, block.dtype, payload, self.payload_dtype());
+        Ok(())
+    }
+
+    /// Whether all elements of a payload are numbers: neither NaN nor infinite.
+    pub(crate) fn is_finite(self, payload: &[u8]) -> bool {
+        all_finite(payload, self.payload_dtype())
     }
 
     /// Decodes a run of payload bytes into `target`, elements of `dtype`.

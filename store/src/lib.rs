@@ -76,7 +76,7 @@ pub use recipe::{BackboneSpec, Compute, Fingerprint, LevelSpec, Preprocess, Reci
 pub use run::Run;
 pub use shard::ShardWriter;
 pub use shard_index::ShardIndex;
-pub use sink::{Commit, FeatureSink, NullSink, RowOutcome, UnitSink};
+pub use sink::{Appended, Commit, FeatureSink, NullSink, RowOutcome, UnitSink};
 pub use spec::{DatasetSpec, FORMAT, Licence, Spec};
 pub use staged::{Digest, Staged};
 pub use storage::{FsStorage, Storage, StorageFile};

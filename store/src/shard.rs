@@ -57,6 +57,12 @@ impl ShardWriter {
     /// Appends the next row: a block `[h, w, c]` of any element type, encoded by `encoding`.
     /// [`Error::Invalid`] if its shape is not the array's.
     pub fn append(&mut self, encoding: Encoding, block: &Block) -> Result<()> {
+        self.check(encoding, block)?;
+        self.append_payload(&encoding.payload(block)?)
+    }
+
+    /// Refuses a block that is not a row of this array.
+    pub(crate) fn check(&self, encoding: Encoding, block: &Block) -> Result<()> {
         let Size { height, width } = self.array.cells;
         let expected = [height, width, self.array.channels];
         if block.shape.map(|side| u32::try_from(side).ok()) != expected.map(Some)
@@ -67,7 +73,12 @@ impl ShardWriter {
                 self.array.path, self.array.channels, self.array.dtype, block.shape
             )));
         }
-        self.append_payload(&encoding.payload(block)?)
+        Ok(())
+    }
+
+    /// Bytes of the shard so far, its index left out.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.end
     }
 
     /// Appends the next row from its encoded payload, `h · w · c` elements of the array's type.

@@ -2,7 +2,7 @@
 //! measuring extraction without writing.
 
 use crate::bucket::Unit;
-use crate::claim::Claim;
+use crate::claim::{Claim, Poison};
 use crate::plan::Plan;
 use crate::{Block, Error, Result};
 use std::sync::Arc;
@@ -28,6 +28,18 @@ pub enum RowOutcome {
     },
 }
 
+/// What a sink holds of an appended row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// Its features.
+    Features {
+        /// Bytes that they take, encoded.
+        bytes: u64,
+    },
+    /// That it has failed: the row was appended as such, or its features cannot be held.
+    Failed,
+}
+
 /// What came of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Commit {
@@ -50,12 +62,15 @@ pub trait FeatureSink: Sync {
     fn claim(&self, unit: &Unit) -> Result<Option<Claim>>;
     /// Starts a unit.
     fn begin(&self, unit: &Unit) -> Result<Self::Unit>;
+    /// Of whose guards every thread that works for this sink holds one: if one panics, nothing more is
+    /// committed.
+    fn poison(&self) -> &Poison;
 }
 
 /// A unit being filled. Dropped without commit it was never there.
 pub trait UnitSink: Send {
     /// Appends the next row, in row order.
-    fn append(&mut self, outcome: RowOutcome) -> Result<()>;
+    fn append(&mut self, outcome: RowOutcome) -> Result<Appended>;
     /// Makes the unit part of the store, once all rows are in.
     fn commit(self) -> Result<Commit>;
 }
@@ -65,6 +80,7 @@ pub trait UnitSink: Send {
 pub struct NullSink {
     plan: Plan,
     bytes: Arc<AtomicU64>,
+    poison: Poison,
 }
 
 /// A unit of the [`NullSink`].
@@ -77,7 +93,7 @@ pub struct NullUnit {
 impl NullSink {
     /// A sink that wants every unit of the plan.
     pub fn new(plan: Plan) -> Self {
-        Self { plan, bytes: Arc::default() }
+        Self { plan, bytes: Arc::default(), poison: Poison::default() }
     }
 
     /// Bytes of the blocks that went nowhere.
@@ -104,17 +120,20 @@ impl FeatureSink for NullSink {
     fn begin(&self, unit: &Unit) -> Result<NullUnit> {
         Ok(NullUnit { missing: unit.row_count(), bytes: Arc::clone(&self.bytes) })
     }
+
+    fn poison(&self) -> &Poison {
+        &self.poison
+    }
 }
 
 impl UnitSink for NullUnit {
-    fn append(&mut self, outcome: RowOutcome) -> Result<()> {
+    fn append(&mut self, outcome: RowOutcome) -> Result<Appended> {
         self.missing =
             self.missing.checked_sub(1).ok_or_else(|| Error::invalid("more rows than the unit has"))?;
-        if let RowOutcome::Features { blocks, .. } = outcome {
-            let bytes = blocks.iter().map(|block| block.bytes.len() as u64).sum();
-            self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        }
-        Ok(())
+        let RowOutcome::Features { blocks, .. } = outcome else { return Ok(Appended::Failed) };
+        let bytes = blocks.iter().map(|block| block.bytes.len() as u64).sum();
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(Appended::Features { bytes })
     }
 
     fn commit(self) -> Result<Commit> {

@@ -4,7 +4,7 @@ use crate::bucket::{Bucket, Unit};
 use crate::claim::PoisonGuard;
 use crate::layout;
 use crate::shard::ShardWriter;
-use crate::sink::{Commit, RowOutcome, UnitSink};
+use crate::sink::{Appended, Commit, RowOutcome, UnitSink};
 use crate::spec::{FORMAT, bucket_arrays};
 use crate::staged::Staged;
 use crate::storage::{Locking, Wait};
@@ -33,7 +33,10 @@ pub struct UnitWriter {
 /// The shards of one level, its payload's first.
 #[derive(Debug)]
 struct LevelWriter {
+    name: String,
     encoding: Encoding,
+    /// The payload of a row whose block is of another element type.
+    payload: Vec<u8>,
     shards: Vec<(String, ShardWriter)>,
 }
 
@@ -49,13 +52,17 @@ impl UnitWriter {
                 Error::invalid(format!("unit {} of bucket {}: not of this plan", unit.number, unit.bucket))
             })?;
         let mut levels = Vec::new();
-        for (encoding, arrays) in bucket_arrays(bucket, &shared.spec.recipe.levels, &shared.spec.encodings)? {
+        let specs = &shared.spec.recipe.levels;
+        for (spec, (encoding, arrays)) in
+            specs.iter().zip(bucket_arrays(bucket, specs, &shared.spec.encodings)?)
+        {
             let start = |array: &crate::array::ArraySpec| {
                 let path = array.shard_path(unit.number);
                 let staged = Staged::create(&shared.storage, &shared.layout.path(&path))?;
                 Ok((path, ShardWriter::new(staged, array, unit.number)?))
             };
-            levels.push(LevelWriter { encoding, shards: arrays.iter().map(start).collect::<Result<_>>()? });
+            let shards = arrays.iter().map(start).collect::<Result<_>>()?;
+            levels.push(LevelWriter { name: spec.name.clone(), encoding, payload: Vec::new(), shards });
         }
         Ok(Self {
             shared: Arc::clone(shared),
@@ -68,7 +75,8 @@ impl UnitWriter {
         })
     }
 
-    fn append_features(&mut self, blocks: &[Block]) -> Result<()> {
+    /// Bytes written, or why the row has no features after all.
+    fn append_features(&mut self, blocks: &[Block]) -> Result<std::result::Result<u64, String>> {
         if blocks.len() != self.levels.len() {
             return Err(Error::invalid(format!(
                 "row of {} blocks: expected one for each of {} levels",
@@ -76,17 +84,52 @@ impl UnitWriter {
                 self.levels.len()
             )));
         }
+        // A row is in all levels or in none, so every level is looked at before the first is written.
         for (level, block) in self.levels.iter_mut().zip(blocks) {
-            for (_, shard) in &mut level.shards {
-                shard.append(level.encoding, block)?;
+            for (_, shard) in &level.shards {
+                shard.check(level.encoding, block)?;
             }
+            if !level.encoding.is_finite(level.encoded(block)?) {
+                return Ok(Err(format!("features of {} are not finite", level.name)));
+            }
+        }
+        let mut bytes = 0;
+        for (level, block) in self.levels.iter_mut().zip(blocks) {
+            let payload = if level.is_verbatim(block) { &block.bytes } else { &level.payload };
+            for (_, shard) in &mut level.shards {
+                let before = shard.bytes();
+                shard.append_payload(payload)?;
+                bytes += shard.bytes() - before;
+            }
+        }
+        Ok(Ok(bytes))
+    }
+
+    fn append_empty(&mut self) -> Result<()> {
+        for (_, shard) in self.levels.iter_mut().flat_map(|level| &mut level.shards) {
+            shard.append_empty()?;
         }
         Ok(())
     }
 }
 
+impl LevelWriter {
+    /// The payload of a block, its own bytes where nothing needs converting, else [`Self::payload`].
+    fn encoded<'a>(&'a mut self, block: &'a Block) -> Result<&'a [u8]> {
+        if self.is_verbatim(block) {
+            return Ok(&block.bytes);
+        }
+        self.encoding.encode_over(block, &mut self.payload)?;
+        Ok(&self.payload)
+    }
+
+    fn is_verbatim(&self, block: &Block) -> bool {
+        block.dtype == self.encoding.payload_dtype()
+    }
+}
+
 impl UnitSink for UnitWriter {
-    fn append(&mut self, outcome: RowOutcome) -> Result<()> {
+    fn append(&mut self, outcome: RowOutcome) -> Result<Appended> {
         let number = self.rows.len() as u64;
         if self.broken || number >= self.unit.row_count() {
             return Err(Error::invalid(format!(
@@ -97,21 +140,22 @@ impl UnitSink for UnitWriter {
         let id = self.unit.rows.start.0 + number;
         let key = self.shared.plan.row(RowId(id)).map(|row| row.key.0.clone()).unwrap_or_default();
         self.broken = true;
-        let (error, source_blake3) = match outcome {
-            RowOutcome::Features { blocks, source_blake3 } => {
-                self.append_features(&blocks)?;
-                (None, Some(source_blake3))
-            }
+        let (appended, error, source_blake3) = match outcome {
+            RowOutcome::Features { blocks, source_blake3 } => match self.append_features(&blocks)? {
+                Ok(bytes) => (Appended::Features { bytes }, None, Some(source_blake3)),
+                Err(reason) => (Appended::Failed, Some(reason), Some(source_blake3)),
+            },
             RowOutcome::Failed { reason, source_blake3 } => {
-                for (_, shard) in self.levels.iter_mut().flat_map(|level| &mut level.shards) {
-                    shard.append_empty()?;
-                }
-                (Some(reason.chars().take(MAX_REASON_CHARS).collect()), source_blake3)
+                let reason = reason.chars().take(MAX_REASON_CHARS).collect();
+                (Appended::Failed, Some(reason), source_blake3)
             }
         };
+        if appended == Appended::Failed {
+            self.append_empty()?;
+        }
         self.broken = false;
         self.rows.push(RecordRow { row: id - self.bucket.rows.start.0, key, error, source_blake3 });
-        Ok(())
+        Ok(appended)
     }
 
     /// The only place where features become visible. Everything is durable under its temporary name

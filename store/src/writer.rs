@@ -103,12 +103,6 @@ impl StoreWriter {
         &self.shared.spec
     }
 
-    /// To be shared with the threads that work for this writer: if one panics while it holds a guard,
-    /// nothing more is committed.
-    pub fn poison(&self) -> &Poison {
-        &self.shared.poison
-    }
-
     /// Writes the final tables and the manifest if all units are in. Any worker may, any number of times.
     pub fn finish(&self) -> Result<Finish> {
         finish(&self.shared)
@@ -148,6 +142,10 @@ impl FeatureSink for StoreWriter {
 
     fn begin(&self, unit: &Unit) -> Result<UnitWriter> {
         UnitWriter::begin(&self.shared, unit)
+    }
+
+    fn poison(&self) -> &Poison {
+        &self.shared.poison
     }
 }
 
