@@ -9,7 +9,7 @@ mod swin_v2;
 
 pub use fake::Fake;
 pub(crate) use swin_v2::kind_of;
-pub use swin_v2::{SwinV2, SwinV2Config};
+pub use swin_v2::{Portions, SwinV2, SwinV2Config};
 
 use crate::weights::WeightSource;
 use crate::{Error, Result};
@@ -58,8 +58,8 @@ pub struct BackboneOptions {
     /// Windows that the weights were trained with, per stage: they scale the position bias. The backbone's
     /// own by default; 0 means the window in use.
     pub pretrained_window: Option<[u32; 4]>,
-    /// A LayerNorm on the main branch after every so many blocks of a stage, 0 for none; the backbone's own
-    /// by default.
+    /// A LayerNorm on the main branch after every so many blocks of a stage, 0 for none; by default what the
+    /// weights file has, or the backbone's own where there is none.
     pub extra_norm_every: Option<u32>,
     /// The coarsest level goes through the backbone's own final norm.
     pub final_norm: bool,
@@ -133,8 +133,7 @@ pub fn build(name: &str, source: &WeightSource, options: &BackboneOptions) -> Re
     if name == fake::NAME {
         return Ok(Box::new(Fake::new(options.compute, options.device)));
     }
-    let config = SwinV2Config::named(name).ok_or_else(|| unknown(name))?.with(options)?;
-    Ok(Box::new(SwinV2::load(config, source, options)?))
+    Ok(Box::new(SwinV2::load(swin_v2(name, source, options)?, source, options)?))
 }
 
 /// What [`build`] would give, without loading a weight. A weights file is matched and hashed.
@@ -148,8 +147,8 @@ pub fn outline(name: &str, source: &WeightSource, options: &BackboneOptions) -> 
             parameters: 0,
         });
     }
-    let config = SwinV2Config::named(name).ok_or_else(|| unknown(name))?.with(options)?;
-    let (parameters, weights) = swin_v2::matched(&config, source)?;
+    let config = swin_v2(name, source, options)?;
+    let (parameters, weights) = swin_v2::matched(&config, source, options)?;
     Ok(Outline {
         spec: config.spec(weights.blake3(&parameters)?, options),
         levels: config.levels(options.final_norm),
@@ -163,6 +162,7 @@ pub fn spec_of(name: &str, source: &WeightSource, options: &BackboneOptions) -> 
     outline(name, source, options).map(|outline| outline.spec)
 }
 
-fn unknown(name: &str) -> Error {
-    Error::Unknown { kind: "backbone", name: name.to_owned(), expected: names().join(", ") }
+fn swin_v2(name: &str, source: &WeightSource, options: &BackboneOptions) -> Result<SwinV2Config> {
+    let unknown = || Error::Unknown { kind: "backbone", name: name.to_owned(), expected: names().join(", ") };
+    SwinV2Config::named(name).ok_or_else(unknown)?.of_weights(source)?.with(options)
 }

@@ -33,14 +33,20 @@ pub enum WeightSource {
 
 impl WeightSource {
     /// Finds every parameter of the list in this source, or says which are missing, unexpected or of another
-    /// shape. A file is mapped and only its header read.
+    /// shape. A file is mapped and only its header read. What matched is logged, and every name that did not.
     pub fn matched(&self, parameters: &[Parameter]) -> Result<Weights> {
         match self {
             Self::Random(seed) => Ok(Weights { origin: Origin::Random(*seed) }),
             Self::File(path) => {
                 let file = TensorFile::open(path)?;
                 let (report, pieces) = naming::matched(&file, parameters);
-                report.check(path)?;
+                match report.check(path) {
+                    Ok(()) => log::info!("{}: {}", path.display(), report.summary()),
+                    Err(error) => {
+                        log::info!("{}: {report}", path.display());
+                        return Err(error);
+                    }
+                }
                 Ok(Weights { origin: Origin::File(Box::new(Matched { file, pieces, report })) })
             }
         }

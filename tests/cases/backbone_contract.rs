@@ -1,7 +1,7 @@
 //! What every backbone owes, as a function of any backbone, and run on each.
 
 use featcache_extractor::Error;
-use featcache_extractor::backbone::{self, Backbone, BackboneOptions};
+use featcache_extractor::backbone::{self, Backbone, BackboneOptions, Portions, SwinV2, SwinV2Config};
 use featcache_extractor::device::{self, DeviceChoice};
 use featcache_extractor::weights::WeightSource;
 use featcache_store::{Compute, Size};
@@ -22,7 +22,7 @@ fn contract(backbone: &dyn Backbone, size: Size, batch_tolerance: f64) {
     assert!(levels.windows(2).all(|pair| pair[0].stride < pair[1].stride), "finest first: {levels:?}");
     assert!(levels.iter().all(|level| backbone.divisor().is_multiple_of(level.stride)));
     assert_eq!(backbone.spec().weights_blake3.len(), 64);
-    let input = pictures(8, size.padded(backbone.divisor()));
+    let input = pictures(8, size.padded(backbone.divisor())).to_device(backbone.device());
     let padded = size.padded(backbone.divisor());
     let batch = backbone.forward(&input).unwrap();
     assert_eq!(batch.len(), levels.len());
@@ -30,19 +30,16 @@ fn contract(backbone: &dyn Backbone, size: Size, batch_tolerance: f64) {
         let cells = |side: u32| i64::from(side / level.stride);
         let shape = [8, cells(padded.height), cells(padded.width), i64::from(level.channels)];
         assert_eq!(map.size(), shape, "{}", level.name);
-        assert!(map.is_contiguous() && !map.requires_grad());
+        assert!(map.is_contiguous() && !map.requires_grad() && map.device() == backbone.device());
         let kind = if backbone.spec().compute == Compute::Bf16 { Kind::BFloat16 } else { Kind::Float };
         assert_eq!(map.kind(), kind);
         let float = map.to_kind(Kind::Double);
         assert!(float.isfinite().all().int64_value(&[]) == 1, "{}", level.name);
         // Not degenerate: pictures differ, cells differ, channels differ.
         for axis in [0, 1, 2, 3] {
-            assert!(float.std_dim(axis, false, false).min().double_value(&[]) >= 0.0);
-            assert!(
-                float.std_dim(axis, false, false).max().double_value(&[]) > 1e-3,
-                "{} {axis}",
-                level.name
-            );
+            let std = float.std_dim(axis, false, false);
+            let (least, most) = (std.min().double_value(&[]), std.max().double_value(&[]));
+            assert!(least > 0.0 && most > 1e-3, "{} {axis}: {least} {most}", level.name);
         }
     }
     for picture in [0, 5] {
@@ -77,6 +74,21 @@ fn swin_v2_keeps_the_contract_and_ignores_its_batch_to_the_bit() {
     for compute in [Compute::Fp32, Compute::Bf16] {
         let swin = backbone::build("swinv2-demo", &WeightSource::Random(3), &options(compute)).unwrap();
         contract(swin.as_ref(), Size::new(100, 128), 0.0);
+    }
+}
+
+/// As on a GPU, on whatever there is: the pictures of a batch run together.
+#[test]
+fn swin_v2_keeps_the_contract_with_pictures_together() {
+    let devices = [Some(Device::Cpu), device::cuda().is_ok().then_some(Device::Cuda(0))];
+    for device in devices.into_iter().flatten() {
+        for (compute, tolerance) in [(Compute::Fp32, 1e-5), (Compute::Bf16, 1e-2)] {
+            let options = BackboneOptions { device, ..options(compute) };
+            let config = SwinV2Config::named("swinv2-demo").unwrap();
+            let swin = SwinV2::load(config, &WeightSource::Random(3), &options).unwrap();
+            let swin = swin.with_portions(Portions { together: true, ..Portions::of(device) });
+            contract(&swin, Size::new(100, 128), tolerance);
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 //! largest differences over the largest value.
 
 use featcache_extractor::Error;
-use featcache_extractor::backbone::{self, Backbone, BackboneOptions, SwinV2, SwinV2Config};
+use featcache_extractor::backbone::{self, Backbone, BackboneOptions, Portions, SwinV2, SwinV2Config};
 use featcache_extractor::weights::WeightSource;
 use featcache_store::{Compute, Size};
 use safetensors::SafeTensors;
@@ -119,10 +119,9 @@ impl Case {
         Tensor::from_slice(&values).view([1, 3, h as i64, w as i64]) * 2.0
     }
 
-    fn ours(&self, compute: Compute) -> Vec<Tensor> {
+    fn load(&self, compute: Compute) -> SwinV2 {
         let options = BackboneOptions { compute, ..BackboneOptions::default() };
-        let source = WeightSource::File(self.weights.clone());
-        SwinV2::load(self.config(), &source, &options).unwrap().forward(&self.input()).unwrap()
+        SwinV2::load(self.config(), &WeightSource::File(self.weights.clone()), &options).unwrap()
     }
 }
 
@@ -136,15 +135,16 @@ fn errors(ours: &Tensor, golden: &Tensor) -> (f64, f64) {
 }
 
 /// The worst relative L2 error of all cases and levels.
-fn compare(compute: Compute, tolerance: f64) -> f64 {
+fn compare(compute: Compute, tolerance: f64, portions: Portions) -> f64 {
     let mut worst = 0f64;
     for case in Case::all() {
-        for (level, golden) in case.ours(compute).iter().zip(&case.levels) {
+        let ours = case.load(compute).with_portions(portions).forward(&case.input()).unwrap();
+        for (level, golden) in ours.iter().zip(&case.levels) {
             let (l2, largest) = errors(level, golden);
             let name = &case.case["name"];
             assert!(
                 l2 <= tolerance && largest <= 4.0 * tolerance,
-                "{name} {:?}: {l2:e} {largest:e}",
+                "{name} {:?}: {l2:e} {largest:e} {portions:?}",
                 level.size()
             );
             worst = worst.max(l2);
@@ -153,14 +153,67 @@ fn compare(compute: Compute, tolerance: f64) -> f64 {
     worst
 }
 
+/// What a backbone on a CPU takes.
+fn usual() -> Portions {
+    Portions::of(tch::Device::Cpu)
+}
+
 #[test]
 fn levels_are_the_references_in_fp32() {
-    println!("worst relative L2 error: {:.2e}", compare(Compute::Fp32, FP32_TOLERANCE));
+    println!("worst relative L2 error: {:.2e}", compare(Compute::Fp32, FP32_TOLERANCE, usual()));
 }
 
 #[test]
 fn levels_are_the_references_in_bf16() {
-    println!("worst relative L2 error: {:.2e}", compare(Compute::Bf16, BF16_TOLERANCE));
+    println!("worst relative L2 error: {:.2e}", compare(Compute::Bf16, BF16_TOLERANCE, usual()));
+}
+
+/// Models and maps of real sizes go through the network in many slices, and attention in bites of some heads. The
+/// goldens are small, so their portions are.
+#[test]
+fn levels_are_the_references_in_portions_of_every_size() {
+    for (slice_cells, logit_bytes, kept_bias_bytes) in [
+        // A window a slice, a head a bite, no bias kept.
+        (1, 1, 0),
+        // In windows of 4²: bites of three of eight heads and a last one of two, or of some windows of few heads,
+        // slices of three windows, and room for the biases of some blocks.
+        (3 * 16, 3 * 4 * 16 * 16, 50_000),
+        (7 * 16, 5 * 4 * 16 * 16, usize::MAX),
+        (usize::MAX, usize::MAX >> 1, usize::MAX),
+    ] {
+        let portions =
+            Portions { together: false, slice_bytes: 0, slice_cells, logit_bytes, kept_bias_bytes };
+        compare(Compute::Fp32, FP32_TOLERANCE, portions);
+        compare(Compute::Bf16, BF16_TOLERANCE, portions);
+    }
+}
+
+/// As on a GPU: the windows of all pictures in one layout.
+#[test]
+fn pictures_together_are_pictures_one_by_one() {
+    for (compute, tolerance) in [(Compute::Fp32, 1e-6), (Compute::Bf16, 5e-3)] {
+        for case in Case::all() {
+            let input = case.input();
+            let pictures = Tensor::cat(&[&input.flip([3]), &input, &(&input * 0.5)], 0);
+            for slice_cells in [1, 1024] {
+                let portions = Portions { together: true, slice_cells, slice_bytes: 0, ..usual() };
+                let swin = case.load(compute).with_portions(portions);
+                let together = swin.forward(&pictures).unwrap();
+                for picture in 0..3 {
+                    let alone = swin.forward(&pictures.narrow(0, picture, 1)).unwrap();
+                    for (together, alone) in together.iter().zip(&alone) {
+                        let (l2, largest) = errors(&together.narrow(0, picture, 1), alone);
+                        let name = &case.case["name"];
+                        assert!(
+                            l2 <= tolerance && largest <= 4.0 * tolerance,
+                            "{name} {picture} {:?}: {l2:e} {largest:e}",
+                            alone.size()
+                        );
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn named(name: &str) -> SwinV2Config {
@@ -270,29 +323,75 @@ fn inputs_of_any_size_have_levels() {
     }
 }
 
-#[test]
-fn a_wrong_trained_window_is_refused_where_the_file_tells() {
-    let folder = tempfile::tempdir().unwrap();
+/// The demo's weights under Microsoft's names, and further tensors.
+fn demo_file(folder: &Path, further: Vec<(String, Tensor)>) -> WeightSource {
     let parameters = named("swinv2-demo").parameters();
     let weights = WeightSource::Random(2).matched(&parameters).unwrap();
     let tensor = |p| weights.tensor(p, Kind::Float, tch::Device::Cpu).unwrap();
     let mut tensors: Vec<(String, Tensor)> = parameters.iter().map(|p| (p.name.clone(), tensor(p))).collect();
-    // Microsoft's table of window 16 for weights trained with 12: the offset 15 is log2(8·15/11 + 1) / 3.
-    let axis = (Tensor::arange_start(-15, 16, (Kind::Float, tch::Device::Cpu)) * 8.0) / 11.0;
-    let axis = axis.sign() * (axis.abs() + 1.0).log2() / 3.0;
-    let table = Tensor::stack(&Tensor::meshgrid_indexing(&[&axis, &axis], "ij"), 2).unsqueeze(0);
-    tensors.push(("layers.1.blocks.0.attn.relative_coords_table".into(), table));
-    let path = folder.path().join("weights.safetensors");
+    tensors.extend(further);
+    let path = folder.join("weights.safetensors");
     Tensor::write_safetensors(&tensors, &path).unwrap();
-    let source = WeightSource::File(path);
-    let outline = |trained| {
-        let options = BackboneOptions { pretrained_window: Some(trained), ..BackboneOptions::default() };
-        backbone::outline("swinv2-demo", &source, &options).map(|_| ())
-    };
+    WeightSource::File(path)
+}
+
+/// Microsoft's and torchvision's table of a window for weights trained with another: the largest offset is
+/// log2(8 · (window − 1) / (trained − 1) + 1) / 3.
+fn table(window: i64, trained: i64) -> Tensor {
+    let offsets = Tensor::arange_start(1 - window, window, (Kind::Float, tch::Device::Cpu));
+    let axis = (offsets * 8.0) / (trained - 1) as f64;
+    let axis = axis.sign() * (axis.abs() + 1.0).log2() / 3.0;
+    Tensor::stack(&Tensor::meshgrid_indexing(&[&axis, &axis], "ij"), 2).unsqueeze(0)
+}
+
+fn trained(windows: [u32; 4]) -> BackboneOptions {
+    BackboneOptions { pretrained_window: Some(windows), ..BackboneOptions::default() }
+}
+
+#[test]
+fn a_wrong_trained_window_is_refused_where_the_file_tells() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = "layers.1.blocks.0.attn.relative_coords_table";
+    let source = demo_file(folder.path(), vec![(name.into(), table(16, 12))]);
+    let outline = |windows| backbone::outline("swinv2-demo", &source, &trained(windows)).map(|_| ());
     outline([8, 12, 8, 8]).unwrap();
     let refused = outline([8, 16, 8, 8]).unwrap_err().to_string();
     assert!(
         refused.contains("window 12 in stage 1") && refused.contains("pretrained_window 16"),
         "{refused}"
     );
+}
+
+#[test]
+fn a_file_decides_after_how_many_blocks_the_main_branch_is_normed() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = BackboneOptions::default();
+    let every = |source: &WeightSource| {
+        let outline = backbone::outline("swinv2-demo", source, &options).unwrap();
+        outline.spec.options.get("extra_norm_every").cloned()
+    };
+    assert_eq!(every(&WeightSource::Random(0)), None);
+    assert_eq!(every(&demo_file(folder.path(), Vec::new())), None);
+    let norm3 = |blocks: [i64; 2]| {
+        let of = move |block| {
+            let tensor = |kind: &str| {
+                let name = format!("layers.2.blocks.{block}.norm3.{kind}");
+                (name, Tensor::ones([128], (Kind::Float, tch::Device::Cpu)))
+            };
+            ["weight", "bias"].map(tensor)
+        };
+        blocks.into_iter().flat_map(of).collect::<Vec<_>>()
+    };
+    // Only stage 2 of the demo has more than two blocks, but every stage has a second one.
+    let refused = backbone::outline("swinv2-demo", &demo_file(folder.path(), norm3([1, 3])), &options);
+    assert!(refused.unwrap_err().to_string().contains("layers.0.blocks.1.norm3.weight is missing"));
+    let third = demo_file(folder.path(), norm3([2, 2]).into_iter().take(2).collect());
+    assert_eq!(every(&third), Some("3".into()));
+    let built = backbone::build("swinv2-demo", &third, &options).unwrap();
+    let again = BackboneOptions { extra_norm_every: Some(3), ..options.clone() };
+    assert_eq!(built.spec(), backbone::build("swinv2-demo", &third, &again).unwrap().spec());
+    // An option that is not the file's is told by the names that do not fit.
+    let other = BackboneOptions { extra_norm_every: Some(0), ..options.clone() };
+    let refused = backbone::outline("swinv2-demo", &third, &other).unwrap_err().to_string();
+    assert!(refused.contains("norm3") && refused.contains("unexpected"), "{refused}");
 }

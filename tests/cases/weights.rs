@@ -330,5 +330,99 @@ fn random_weights_are_the_same_everywhere() {
     assert_ne!(other.blake3(&list).unwrap(), weights.blake3(&list).unwrap());
 }
 
+/// `plan` with weights, which matches them and computes nothing: its exit code and what it says.
+fn plan(root: &Path, source: &WeightSource, more: &str) -> (Option<i32>, String) {
+    let WeightSource::File(path) = source else { panic!("{source:?}") };
+    let output = featcache_tests::run(&format!(
+        "plan folder --root {} --backbone swinv2-demo --weights {} {more}",
+        root.display(),
+        path.display()
+    ));
+    (output.status.code(), featcache_tests::text(&output.stderr))
+}
+
+/// A folder with a picture, and weights of the demo.
+fn planned() -> (tempfile::TempDir, PathBuf, Named) {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("pictures");
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("a.jpg"), featcache_tests::jpeg(64, 64, 1)).unwrap();
+    let parameters = SwinV2Config::named("swinv2-demo").unwrap().parameters();
+    let weights = WeightSource::Random(11).matched(&parameters).unwrap();
+    let tensor = |p: &Parameter| weights.tensor(p, Kind::Float, Device::Cpu).unwrap();
+    let tensors = parameters.iter().map(|p| (p.name.clone(), tensor(p))).collect();
+    (folder, root, tensors)
+}
+
+#[test]
+fn what_matched_is_told() {
+    let (folder, root, tensors) = planned();
+    let (code, said) = plan(&root, &write(folder.path(), "tv", &torchvision(&tensors)), "");
+    assert_eq!(code, Some(0), "{said}");
+    let count = tensors.len();
+    assert!(
+        said.contains(&format!(
+            "tv: torchvision naming, all {count} tensors match, ignored: relative_position_index\n"
+        )),
+        "{said}"
+    );
+    let mut wrong = tensors;
+    let missing: Vec<String> = wrong.drain(5..8).map(|(name, _)| name).collect();
+    wrong[10].1 = Tensor::zeros([7, 9], (Kind::Float, Device::Cpu));
+    wrong.push(("layers.9.blocks.0.norm1.bias".into(), Tensor::zeros([7], (Kind::Float, Device::Cpu))));
+    let (code, said) = plan(&root, &write(folder.path(), "wrong", &wrong), "");
+    assert_eq!(code, Some(3), "{said}");
+    for name in missing.iter().chain([&wrong[10].0, &"layers.9.blocks.0.norm1.bias".into()]) {
+        assert!(said.contains(name), "{name}: {said}");
+    }
+    let last = said.lines().last().unwrap();
+    assert!(last.starts_with("error: ") && last.contains("3 missing, 1 unexpected, 1 misshaped"), "{said}");
+}
+
+/// torchvision's tables: of the window that the stage was trained with.
+#[test]
+fn trained_windows_that_nobody_tells_are_assumed_aloud() {
+    let (folder, root, tensors) = planned();
+    let silent = write(folder.path(), "silent", &torchvision(&tensors));
+    let (code, said) = plan(&root, &silent, "");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("warn: ") && said.contains("in stages 0, 1, 2, 3: assuming 8,8,8,8"), "{said}");
+    let (code, said) = plan(&root, &silent, "--pretrained-window 8,8,8,8");
+    assert!(code == Some(0) && !said.contains("assuming"), "{said}");
+    let with_tables = |window: i64| {
+        let axis = Tensor::arange_start(1 - window, window, (Kind::Float, Device::Cpu)) * 8.0;
+        let axis: Tensor = axis / (window - 1) as f64;
+        let axis = axis.sign() * (axis.abs() + 1.0).log2() / 3.0;
+        let table = Tensor::stack(&Tensor::meshgrid_indexing(&[&axis, &axis], "ij"), 2).unsqueeze(0);
+        let mut named = torchvision(&tensors);
+        for stage in 0..4 {
+            let name = format!("features.{}.0.attn.relative_coords_table", 2 * stage + 1);
+            named.push((name, table.shallow_clone()));
+        }
+        write(folder.path(), &format!("window{window}"), &named)
+    };
+    let (code, said) = plan(&root, &with_tables(8), "");
+    assert!(code == Some(0) && !said.contains("assuming"), "{said}");
+    let (code, said) = plan(&root, &with_tables(16), "");
+    assert!(code == Some(3) && said.contains("trained with window 16 in stage 0 (features.1.0."), "{said}");
+}
+
+/// The huge model as Microsoft's code makes it: without the norms that the paper speaks of.
+#[test]
+fn a_huge_model_without_extra_norms_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = SwinV2Config::named("swinv2-h").unwrap();
+    let dimensions = |p: &Parameter| p.shape.iter().map(|&d| d as i64).collect();
+    for (prefix, extra_norm_every) in [("", 0), ("encoder.", 0), ("", 6)] {
+        let of_file = SwinV2Config { extra_norm_every, ..config.clone() };
+        let names: Vec<(String, Vec<i64>)> =
+            of_file.parameters().iter().map(|p| (format!("{prefix}{}", p.name), dimensions(p))).collect();
+        let source = sparse(folder.path(), &names);
+        let found = config.clone().of_weights(&source).unwrap();
+        assert_eq!(found.extra_norm_every, extra_norm_every);
+        source.matched(&found.parameters()).unwrap();
+    }
+}
+
 /// The first values of the parameter above with seed 42.
 const PINNED: [f32; 3] = [-0.43927634, 0.3186544, 0.3622226];

@@ -11,15 +11,18 @@
 mod attention;
 mod block;
 mod config;
+mod extra_norm;
 mod loader;
 mod norm;
 mod patch_embedding;
 mod patch_merging;
+mod portions;
 mod position_bias;
 mod trained_window;
 mod window_layout;
 
 pub use config::SwinV2Config;
+pub use portions::Portions;
 
 use super::{Backbone, BackboneOptions};
 use crate::weights::{Parameter, WeightSource, Weights};
@@ -63,15 +66,20 @@ pub struct SwinV2 {
     embedding: PatchEmbedding,
     stages: Vec<Stage>,
     final_norm: Option<Norm>,
+    portions: Portions,
     biases: RefCell<BiasCache>,
     layouts: RefCell<Vec<(LayoutKey, WindowLayout)>>,
 }
 
 /// The parameters of a configuration, all of them found in the source.
-pub(crate) fn matched(config: &SwinV2Config, source: &WeightSource) -> Result<(Vec<Parameter>, Weights)> {
+pub(crate) fn matched(
+    config: &SwinV2Config,
+    source: &WeightSource,
+    options: &BackboneOptions,
+) -> Result<(Vec<Parameter>, Weights)> {
     let parameters = config.parameters();
     let weights = source.matched(&parameters)?;
-    trained_window::check(config, &weights)?;
+    trained_window::check(config, &weights, options.pretrained_window.is_some())?;
     Ok((parameters, weights))
 }
 
@@ -93,7 +101,7 @@ impl SwinV2 {
     /// Reads or draws the weights of a configuration. Fails with [`Error::Weights`] where a file does not
     /// have them all.
     pub fn load(config: SwinV2Config, source: &WeightSource, options: &BackboneOptions) -> Result<Self> {
-        let (parameters, weights) = matched(&config, source)?;
+        let (parameters, weights) = matched(&config, source, options)?;
         let spec = config.spec(weights.blake3(&parameters)?, options);
         let device = options.device;
         let kind = kind_of(options.compute);
@@ -134,9 +142,16 @@ impl SwinV2 {
             embedding,
             stages,
             final_norm,
+            portions: Portions::of(device),
             biases: RefCell::new(BiasCache::new(device, kind)),
             layouts: RefCell::new(Vec::new()),
         })
+    }
+
+    /// The same network, worked through in other portions than [`Portions::of`] its device.
+    pub fn with_portions(self, portions: Portions) -> Self {
+        let biases = RefCell::new(BiasCache::new(self.device, self.kind));
+        Self { portions, biases, layouts: RefCell::new(Vec::new()), ..self }
     }
 
     /// All levels of `pictures` `[n, 3, h, w]`, run together.
@@ -183,7 +198,7 @@ impl SwinV2 {
             };
             shifted = shift;
             let order = if shift { &layout.shifted } else { &layout.plain };
-            block.forward(&x, layout.window, order, &self.biases)?;
+            block.forward(&x, layout.window, order, &self.portions, &self.biases)?;
         }
         gather(x, if shifted { &layout.shifted_to_rows } else { &layout.plain_to_rows })
     }
@@ -202,23 +217,12 @@ impl SwinV2 {
         then(&layouts[at].1)
     }
 
-    /// Cells worked on together. On a CPU the hidden layer of a slice is to stay in cache; a GPU wants large
-    /// products, and gets what a bounded share of its memory allows.
+    /// Cells of a slice: their hidden layer sets it.
     fn slice_cells(&self, stage: usize) -> usize {
         let hidden_bytes = 4 * self.config.width(stage) * self.kind.elt_size_in_bytes();
-        match self.device {
-            Device::Cpu => (CPU_SLICE_BYTES / hidden_bytes).max(CPU_SLICE_CELLS),
-            _ => (GPU_SLICE_BYTES / hidden_bytes).max(CPU_SLICE_CELLS),
-        }
+        (self.portions.slice_bytes / hidden_bytes).max(self.portions.slice_cells)
     }
 }
-
-/// Bytes of a slice's hidden layer on a CPU (measured: flat between 2 and 16 MiB).
-const CPU_SLICE_BYTES: usize = 4 << 20;
-/// Cells below which a matrix product does not reach the CPU's speed.
-const CPU_SLICE_CELLS: usize = 1024;
-/// Bytes of a slice's hidden layer on a GPU.
-const GPU_SLICE_BYTES: usize = 1 << 30;
 
 impl Backbone for SwinV2 {
     fn spec(&self) -> &BackboneSpec {
@@ -253,7 +257,7 @@ impl Backbone for SwinV2 {
         };
         let torch = Error::torch("run SwinV2");
         let _guard = tch::no_grad_guard();
-        if self.device != Device::Cpu || n <= 1 {
+        if self.portions.together || n <= 1 {
             return self.run(input).map_err(torch);
         }
         let one_by_one = || -> Result<Vec<Tensor>, TchError> {

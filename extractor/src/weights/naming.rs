@@ -124,6 +124,17 @@ pub(crate) fn matched(
     (report, pieces)
 }
 
+/// The canonical names of all tensors of the file that have one.
+pub(crate) fn canonical_names(file: &TensorFile) -> Vec<String> {
+    let (naming, prefix) = recognised(file);
+    let names = file.entries().iter().filter_map(|entry| entry.name.strip_prefix(prefix.as_str()));
+    let targets = names.flat_map(|name| match meaning(naming, name) {
+        Meaning::Parameters(targets) => targets,
+        Meaning::Ignored | Meaning::Unknown => Vec::new(),
+    });
+    targets.map(|(name, _, _)| name).collect()
+}
+
 /// The part of `entry` that is a part of `parameter`, if shape and type allow.
 fn piece(
     entry: &Entry,

@@ -2,6 +2,7 @@
 
 use super::Naming;
 use crate::{Error, Result};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A tensor of the file whose shape is not the backbone's.
@@ -42,6 +43,21 @@ impl MatchReport {
     /// Whether every parameter matched and nothing is left over.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.misshaped.is_empty()
+    }
+
+    /// The report of a file that matches, in one line: buffers that every block has are counted by their name.
+    pub(crate) fn summary(&self) -> String {
+        let mut ignored: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in &self.ignored {
+            let kind = if name.contains(".attn") { name.rsplit('.').next().unwrap_or(name) } else { name };
+            *ignored.entry(kind).or_default() += 1;
+        }
+        let ignored: Vec<String> = ignored
+            .into_iter()
+            .map(|(kind, count)| if count == 1 { kind.to_owned() } else { format!("{count} {kind}") })
+            .collect();
+        let ignored = if ignored.is_empty() { "nothing".to_owned() } else { ignored.join(", ") };
+        format!("{} naming, all {} tensors match, ignored: {ignored}", self.naming, self.matched)
     }
 
     /// The report as an error of one line unless it is complete.

@@ -109,6 +109,11 @@ impl TensorFile {
         self.entries.iter().map(|entry| (entry.name.as_str(), entry.shape.as_slice()))
     }
 
+    /// What its tensors are called in the canonical naming, those left out that have no name in it.
+    pub(crate) fn canonical_names(&self) -> Vec<String> {
+        super::naming::canonical_names(self)
+    }
+
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
     }

@@ -4,14 +4,10 @@
 //! (SwinV2 paper §3.2; Microsoft's code). τ is multiplied into q̂; the key has no bias, so one concatenated
 //! bias `[q, 0, v]` serves the joint projection. Softmax and norms are binary32 in every compute.
 
-use super::position_bias::{BiasCache, PositionBias};
+use super::portions::Portions;
+use super::position_bias::{BlockBias, PositionBias};
 use super::window_layout::Slice;
-use std::cell::RefCell;
 use tch::{Device, Kind, TchError, Tensor};
-
-/// Bytes of logits held at a time by [`explicit`]: half of a core's second-level cache (measured: 1 and 4 MiB
-/// alike, 16 MiB a quarter slower).
-const LOGIT_BYTES: i64 = 1 << 20;
 
 /// Attention of one block.
 #[derive(Debug)]
@@ -37,7 +33,8 @@ impl Attention {
         x: &Tensor,
         window: u32,
         slice: &Slice,
-        biases: &RefCell<BiasCache>,
+        portions: &Portions,
+        bias: &mut BlockBias<'_>,
     ) -> Result<Tensor, TchError> {
         let area = i64::from(window * window);
         let width = x.size().last().copied().unwrap_or(0);
@@ -63,11 +60,11 @@ impl Attention {
         let _ = qk.f_mul_(&factor)?;
         let mut out = Vec::with_capacity(slice.groups.len());
         for group in &slice.groups {
-            let bias = biases.borrow_mut().bias(self.block, &self.position_bias, window, group.mask)?;
+            let bias = bias.of(group.mask)?;
             let part = |i: i64| qkv.f_select(0, i)?.f_narrow(0, group.start, group.windows);
             let (q, k, v) = (part(0)?, part(1)?, part(2)?); // [windows, heads, area, head]
             let attended = if q.device() == Device::Cpu {
-                explicit(&q, &k, &v, &bias)?
+                explicit(&q, &k, &v, &bias, portions.logit_bytes)?
             } else {
                 let bias = Some(&bias);
                 Tensor::f_scaled_dot_product_attention(&q, &k, &v, bias, 0.0, false, 1.0, false)?
@@ -85,14 +82,20 @@ impl Attention {
     }
 }
 
-/// Attention as two products and a softmax, in bites of a megabyte of logits: on a CPU faster than libtorch's
+/// Attention as two products and a softmax, in bites of `logit_bytes` of logits: on a CPU faster than libtorch's
 /// fused kernel, in bfloat16 twice as fast (measured; the kernel converts every operand to binary32). Products
 /// accumulate in binary32 onto the bias, so a logit is rounded once, and the softmax computes in binary32.
 ///
 /// `q`, `k`, `v` are contiguous `[windows, heads, area, head]`, `bias` is `[1, heads, area, area]`.
-fn explicit(q: &Tensor, k: &Tensor, v: &Tensor, bias: &Tensor) -> Result<Tensor, TchError> {
+fn explicit(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    bias: &Tensor,
+    logit_bytes: usize,
+) -> Result<Tensor, TchError> {
     let (windows, heads, area, head) = q.size4()?;
-    let bite = (LOGIT_BYTES / (q.kind().elt_size_in_bytes() as i64 * area * area)).max(1);
+    let bite = (logit_bytes as i64 / (q.kind().elt_size_in_bytes() as i64 * area * area)).max(1);
     // Whole windows where they fit, else some heads of one window at a time.
     let (some_windows, some_heads) = if bite >= heads { (bite / heads, heads) } else { (1, bite) };
     let out = Tensor::f_empty([windows, heads, area, head], (q.kind(), q.device()))?;

@@ -2,7 +2,8 @@
 
 use super::attention::Attention;
 use super::norm::Norm;
-use super::position_bias::BiasCache;
+use super::portions::Portions;
+use super::position_bias::{BiasCache, BlockBias};
 use super::window_layout::Order;
 use std::cell::RefCell;
 use tch::{TchError, Tensor};
@@ -29,12 +30,15 @@ impl Block {
         x: &Tensor,
         window: u32,
         order: &Order,
+        portions: &Portions,
         biases: &RefCell<BiasCache>,
     ) -> Result<(), TchError> {
+        let Attention { block, position_bias, .. } = &self.attention;
+        let mut bias = BlockBias::new(*block, position_bias, window, portions.kept_bias_bytes, biases);
         let kind = self.fc1_weight.kind();
         for slice in &order.slices {
             let mut x = x.f_narrow(0, slice.start, slice.cells)?;
-            let attended = self.attention.forward(&x.f_to_kind(kind)?, window, slice, biases)?;
+            let attended = self.attention.forward(&x.f_to_kind(kind)?, window, slice, portions, &mut bias)?;
             let _ = x.f_add_(&self.norm1.forward(&attended)?)?;
             let mut hidden = x.f_to_kind(kind)?.f_linear(&self.fc1_weight, Some(&self.fc1_bias))?; // [cells, 4d]
             let _ = hidden.f_gelu_("none")?;

@@ -5,7 +5,7 @@
 //! blocks). See `reference/paper.md` §2.1.
 
 use crate::backbone::BackboneOptions;
-use crate::weights::{Init, Parameter};
+use crate::weights::{Init, Parameter, WeightSource};
 use crate::{Error, Result};
 use featcache_store::{BackboneSpec, LevelSpec, Size};
 use std::collections::BTreeMap;
@@ -33,7 +33,8 @@ pub struct SwinV2Config {
     pub window: u32,
     /// Windows that the weights were trained with, per stage; 0 means the window in use.
     pub pretrained_window: [u32; 4],
-    /// A LayerNorm on the main branch after every so many blocks of a stage (`norm3`); 0 for none.
+    /// A LayerNorm on the main branch after every so many blocks of a stage (`norm3`); 0 for none. A weights
+    /// file decides this where there is one.
     pub extra_norm_every: usize,
 }
 
@@ -63,6 +64,15 @@ impl SwinV2Config {
             TABLE.iter().find(|row| row.0 == name)?;
         let name = name.to_owned();
         Some(Self { name, channels, depths, heads, window, pretrained_window, extra_norm_every })
+    }
+
+    /// With what a weights file tells of the network that it is of: its extra norms.
+    ///
+    /// # Errors
+    /// As [`WeightSource::matched`] where the file is none.
+    pub fn of_weights(mut self, source: &WeightSource) -> Result<Self> {
+        self.extra_norm_every = super::extra_norm::of_source(source)?.unwrap_or(self.extra_norm_every);
+        Ok(self)
     }
 
     /// With what the options ask for.

@@ -11,8 +11,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Bytes of spread biases kept by one backbone.
-pub(crate) const KEPT_BIAS_BYTES: usize = 256 << 20;
 /// What a masked pair's logit is lowered by (Microsoft; Hugging Face lowers twice, with the same result).
 const MASKED: f32 = -100.0;
 
@@ -74,6 +72,46 @@ fn coordinates(window: u32, pretrained: u32) -> Vec<f32> {
     axis.iter().flat_map(|&row| axis.iter().flat_map(move |&column| [row, column])).collect()
 }
 
+/// The biases of one block at work. Windows of one mask are neighbours in every order, so the last one met is
+/// held: each mask's bias is asked for once, however many slices have it.
+#[derive(Debug)]
+pub(crate) struct BlockBias<'a> {
+    block: usize,
+    bias: &'a PositionBias,
+    window: u32,
+    kept_bytes: usize,
+    cache: &'a RefCell<BiasCache>,
+    held: Option<(Mask, Tensor)>,
+}
+
+impl<'a> BlockBias<'a> {
+    /// Of block number `block`, to be kept in the cache if that then holds no more than `kept_bytes`.
+    pub(crate) fn new(
+        block: usize,
+        bias: &'a PositionBias,
+        window: u32,
+        kept_bytes: usize,
+        cache: &'a RefCell<BiasCache>,
+    ) -> Self {
+        Self { block, bias, window, kept_bytes, cache, held: None }
+    }
+
+    /// `[1, heads, W², W²]`, mask included.
+    pub(crate) fn of(&mut self, mask: Mask) -> Result<Tensor, TchError> {
+        if let Some((of, held)) = &self.held
+            && *of == mask
+        {
+            return Ok(held.shallow_clone());
+        }
+        // Given back before the next one is made: they are large.
+        self.held = None;
+        let mut cache = self.cache.borrow_mut();
+        let spread = cache.bias(self.block, self.bias, self.window, mask, self.kept_bytes)?;
+        self.held = Some((mask, spread.shallow_clone()));
+        Ok(spread)
+    }
+}
+
 /// Spread biases of one backbone, kept while they fit.
 #[derive(Debug)]
 pub(crate) struct BiasCache {
@@ -93,12 +131,13 @@ impl BiasCache {
     }
 
     /// `[1, heads, W², W²]` of block number `block`, mask included.
-    pub(crate) fn bias(
+    fn bias(
         &mut self,
         block: usize,
         bias: &PositionBias,
         window: u32,
         mask: Mask,
+        kept_bytes: usize,
     ) -> Result<Tensor, TchError> {
         if let Some(kept) = self.kept.get(&(block, window, mask)) {
             return Ok(kept.shallow_clone());
@@ -116,7 +155,7 @@ impl BiasCache {
             let _ = spread.f_add_(&self.mask(window, mask)?)?;
         }
         let bytes = spread.numel() * self.kind.elt_size_in_bytes();
-        if self.kept_bytes + bytes <= KEPT_BIAS_BYTES {
+        if self.kept_bytes + bytes <= kept_bytes {
             self.kept_bytes += bytes;
             self.kept.insert((block, window, mask), spread.shallow_clone());
         }

@@ -1,35 +1,57 @@
 //! Which windows weights were trained with, where the file tells: a wrong one rescales every position bias and
 //! no shape shows it.
 //!
-//! Microsoft's checkpoints carry the buffer `relative_coords_table`, `[1, 2W−1, 2W−1, 2]`. Its last value is that
-//! of the largest offset, `log2(8(W−1)/(Wp−1) + 1) / 3` with the window W and the pretrained window Wp of the
-//! stage; hence `Wp = 1 + 8(W−1) / (8^value − 1)`. Files without the buffer say nothing.
+//! Microsoft's and torchvision's checkpoints carry the buffer `relative_coords_table`, `[1, 2W−1, 2W−1, 2]`. Its
+//! last value is that of the largest offset, `log2(8(W−1)/(Wp−1) + 1) / 3` with the window W and the pretrained
+//! window Wp of the stage; hence `Wp = 1 + 8(W−1) / (8^value − 1)`. Files without the buffer say nothing.
 
 use super::SwinV2Config;
-use crate::weights::{TensorFile, Weights};
+use crate::weights::{Naming, TensorFile, Weights};
 use crate::{Error, Result};
 
-/// Fails with [`Error::Weights`] where the file has another pretrained window than the configuration.
-pub(super) fn check(config: &SwinV2Config, weights: &Weights) -> Result<()> {
-    let Some(file) = weights.file() else { return Ok(()) };
+/// Fails with [`Error::Weights`] where the file has another pretrained window than the configuration. Warns
+/// where it has none and nobody has `given` them: they are then a guess by the model's name.
+pub(super) fn check(config: &SwinV2Config, weights: &Weights, given: bool) -> Result<()> {
+    let (Some(file), Some(report)) = (weights.file(), weights.report()) else { return Ok(()) };
+    let mut silent = Vec::new();
     for (stage, &expected) in config.pretrained_window.iter().enumerate() {
-        match of_stage(file, stage) {
+        let name = format!("{}{}", report.prefix, table_name(report.naming, stage));
+        match of_table(file, &name) {
             Some(found) if expected > 0 && found != expected => {
                 let what = format!(
-                    "trained with window {found} in stage {stage} (relative_coords_table), run with \
-                     pretrained_window {expected}"
+                    "trained with window {found} in stage {stage} ({name}), run with pretrained_window {expected}"
                 );
                 return Err(Error::weights(file.path(), what));
             }
-            _ => {}
+            Some(_) => {}
+            None => silent.push(stage.to_string()),
         }
+    }
+    if !silent.is_empty() && !given {
+        let [a, b, c, d] = config.pretrained_window;
+        log::warn!(
+            "{}: does not say which windows its weights were trained with in stages {}: assuming {a},{b},{c},{d}, \
+             which changes features if it is wrong (--pretrained-window)",
+            file.path().display(),
+            silent.join(", "),
+        );
     }
     Ok(())
 }
 
-fn of_stage(file: &TensorFile, stage: usize) -> Option<u32> {
-    let name = format!("layers.{stage}.blocks.0.attn.relative_coords_table");
-    let entry = file.entries().iter().find(|entry| entry.name.ends_with(&name))?;
+/// The table of the first block of a stage.
+fn table_name(naming: Naming, stage: usize) -> String {
+    match naming {
+        Naming::Microsoft | Naming::Timm => format!("layers.{stage}.blocks.0.attn.relative_coords_table"),
+        Naming::HuggingFace => {
+            format!("encoder.layers.{stage}.blocks.0.attention.self.relative_coords_table")
+        }
+        Naming::Torchvision => format!("features.{}.0.attn.relative_coords_table", 2 * stage + 1),
+    }
+}
+
+fn of_table(file: &TensorFile, name: &str) -> Option<u32> {
+    let entry = file.entries().iter().find(|entry| entry.name == name)?;
     let side = *entry.shape.get(1)?;
     let stored = entry.stored?;
     let last = entry.range.end.checked_sub(stored.bytes())?..entry.range.end;
