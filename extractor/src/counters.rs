@@ -1,5 +1,6 @@
 //! What the stages of an extraction count, for whoever draws or reports it.
 
+use featcache_store::{Appended, Plan, Unit};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ pub struct Counters {
     done: AtomicU64,
     elsewhere: AtomicU64,
     computed: AtomicU64,
+    unreadable: u64,
     failed: AtomicU64,
     bytes: AtomicU64,
     units: AtomicU64,
@@ -43,9 +45,12 @@ impl std::fmt::Display for Bottleneck {
 }
 
 impl Counters {
-    /// Counters of a run in which `done` of `total` rows were already committed.
-    pub fn new(total: u64, done: u64) -> Self {
-        Self { total: total.into(), done: done.into(), ..Self::default() }
+    /// Counters of a run that has the `missing` units of `plan` before it.
+    pub fn new(plan: &Plan, missing: &[Unit]) -> Self {
+        let total = plan.rows().len() as u64;
+        let left: u64 = missing.iter().map(Unit::row_count).sum();
+        let unreadable = plan.rows().iter().filter(|row| row.place.is_err()).count() as u64;
+        Self { total: total.into(), done: total.saturating_sub(left).into(), unreadable, ..Self::default() }
     }
 
     /// Rows of the plan.
@@ -68,12 +73,18 @@ impl Counters {
         self.computed.load(Relaxed)
     }
 
-    /// Rows that failed in this run.
+    /// Rows without features as far as this run knows: those whose file could not be read when the dataset
+    /// was listed, and those that failed since.
     pub fn failed(&self) -> u64 {
+        self.unreadable + self.failed_here()
+    }
+
+    /// Rows that failed in this run.
+    pub fn failed_here(&self) -> u64 {
         self.failed.load(Relaxed)
     }
 
-    /// Feature bytes handed to the sink in this run.
+    /// Bytes that the sink has made of this run's features.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
@@ -108,12 +119,12 @@ impl Counters {
         self.elsewhere.store(rows, Relaxed);
     }
 
-    pub(crate) fn add_row(&self, failed: bool, bytes: u64) {
+    pub(crate) fn add_row(&self, row: Appended) {
         self.done.fetch_add(1, Relaxed);
-        if failed {
-            self.failed.fetch_add(1, Relaxed);
-        }
-        self.bytes.fetch_add(bytes, Relaxed);
+        match row {
+            Appended::Features { bytes } => self.bytes.fetch_add(bytes, Relaxed),
+            Appended::Failed => self.failed.fetch_add(1, Relaxed),
+        };
     }
 
     pub(crate) fn add_computed(&self, rows: u64) {

@@ -46,7 +46,7 @@ pub fn open(kind: &str, root: &Path, splits: &[String]) -> Result<Box<dyn Datase
         return Err(Error::dataset(root, format!("not a folder: expected the root of a {kind} dataset")));
     }
     for split in splits {
-        if relative(split).is_none() || split.contains('/') {
+        if relative(split).is_none_or(|name| name.as_os_str() != split.as_str()) || split.contains('/') {
             return Err(Error::dataset(root, format!("split {split:?} is not a folder name")));
         }
     }
@@ -59,14 +59,14 @@ pub fn open(kind: &str, root: &Path, splits: &[String]) -> Result<Box<dyn Datase
     }
 }
 
-/// Reads the file of a sample.
+/// Reads the file of a sample. The inner error is to be recorded with the row.
 ///
 /// # Errors
-/// [`ImageError`], to be recorded with the row.
-pub fn read_source(root: &Path, source: &str, limits: &Limits) -> Result<Vec<u8>, ImageError> {
-    let source = relative(source)
-        .ok_or_else(|| ImageError::Unreadable { reason: format!("path {source:?} leaves the dataset") })?;
-    image::read_file(&root.join(source), limits)
+/// As [`image::read_file`]; [`Error::Dataset`] where the path leaves the dataset.
+pub fn read_source(root: &Path, source: &str, limits: &Limits) -> Result<Result<Vec<u8>, ImageError>> {
+    let below = relative(source)
+        .ok_or_else(|| Error::dataset(root, format!("path {source:?} leaves the dataset")))?;
+    image::read_file(&root.join(below), limits)
 }
 
 /// A sample before its header is read.
@@ -93,11 +93,18 @@ fn probe_all(root: &Path, samples: Vec<Unprobed>, preprocess: &Preprocess) -> Ve
         .collect()
 }
 
-/// The path if it is relative and goes only down.
+/// The path, without any `.` in it, if it is relative and goes only down.
 fn relative(path: &str) -> Option<PathBuf> {
-    let down = Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));
+    let mut below = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => below.push(name),
+            Component::CurDir => {}
+            Component::Prefix(_) | Component::RootDir | Component::ParentDir => return None,
+        }
+    }
     // A backslash is a separator on other systems; a NUL ends a path in system calls.
-    (down && !path.is_empty() && !path.contains(['\\', '\0'])).then(|| PathBuf::from(path))
+    (!below.as_os_str().is_empty() && !path.contains(['\\', '\0'])).then_some(below)
 }
 
 /// Names in a folder, sorted, hidden ones left out (`._x.jpg` of macOS is no picture).

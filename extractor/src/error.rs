@@ -50,7 +50,7 @@ pub enum Error {
         what: String,
     },
     /// libtorch refused an operation.
-    #[error("{doing}: libtorch: {source}")]
+    #[error("{doing}: libtorch")]
     Torch {
         /// What was being done.
         doing: &'static str,
@@ -59,16 +59,28 @@ pub enum Error {
         source: tch::TchError,
     },
     /// A stage of the pipeline panicked: a bug. What was committed before stays.
-    #[error("the {stage} stage panicked")]
+    #[error("the {stage} stage panicked{}", source_file.as_ref().map(|file| format!(" at {file}")).unwrap_or_default())]
     StagePanicked {
         /// The stage.
         stage: &'static str,
+        /// The picture that it had in hand, relative to the dataset's root, if it is known.
+        source_file: Option<String>,
+    },
+    /// A file that was there when the dataset was listed cannot be read any more: the disk, the mount or the
+    /// folder has changed. No outcome of its row, since the next run may find it again.
+    #[error("{}: was there when the dataset was listed, cannot be read now", path.display())]
+    SourceLost {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
     },
     /// The store refused.
     #[error(transparent)]
     Store(#[from] featcache_store::Error),
     /// The operating system refused.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -90,7 +102,7 @@ impl Error {
 
     /// A libtorch error with what was being done, for `map_err`.
     pub fn torch(doing: &'static str) -> impl FnOnce(tch::TchError) -> Self {
-        move |source| Self::Torch { doing, source }
+        move |source| Self::Torch { doing, source: first_line(source) }
     }
 
     /// Something that is wrong with the dataset at `path`.
@@ -106,5 +118,15 @@ impl Error {
     /// Invalid input from the caller.
     pub fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid { what: what.into() }
+    }
+}
+
+/// Without libtorch's C++ backtrace: what was refused stands in the first line.
+fn first_line(error: tch::TchError) -> tch::TchError {
+    match error {
+        tch::TchError::Torch(text) => {
+            tch::TchError::Torch(text.lines().next().unwrap_or_default().trim_end().to_owned())
+        }
+        other => other,
     }
 }

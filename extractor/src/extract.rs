@@ -8,8 +8,9 @@
 
 use crate::backbone::Backbone;
 use crate::counters::Counters;
+use crate::halt::Halt;
 use crate::preprocess::{self, Input};
-use crate::source::{Prepared, Source};
+use crate::source::Prepared;
 use crate::units::Units;
 use crate::worker::Worker;
 use crate::{Error, Result};
@@ -17,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use featcache_store::{
     Block, Claim, Commit, DType, FeatureSink, PlanRow, Recipe, RowOutcome, Size, Unit, UnitSink,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
@@ -28,8 +29,9 @@ const WRITER_QUEUE_BYTES: usize = 512 << 20;
 pub struct Extraction<'a> {
     /// Who this is among the workers that fill the same store.
     pub worker: Worker,
-    /// The pictures.
-    pub source: &'a Source<'a>,
+    /// Reads and prepares a row's picture, on any thread: [`crate::source::Source::prepare`]. What is wrong
+    /// with the picture is its outcome; an error ends the run.
+    pub prepare: &'a (dyn Fn(&PlanRow) -> Result<Prepared> + Sync),
     /// What the features are.
     pub recipe: &'a Recipe,
     /// Positions, in the backbone's levels, of the levels that are kept.
@@ -57,45 +59,75 @@ pub enum Ended {
 /// backbone and its device.
 ///
 /// # Errors
-/// The first error of a stage; what was committed before stays. A picture that cannot be read is an
-/// outcome of its row and not an error.
+/// A stage's panic, else the first error of a stage; what was committed before stays. A picture that is
+/// broken is an outcome of its row and not an error.
 pub fn run<S: FeatureSink>(extraction: &Extraction<'_>, backbone: &dyn Backbone, sink: &S) -> Result<Ended> {
     let decoders = extraction.decoders.max(1);
     // Each decoder holds one picture; the queue in front of the device as many again, and one batch.
     let (to_decoders, jobs) = bounded::<Job>(decoders);
     let (to_device, prepared) = bounded::<Step>(2 * decoders + extraction.batch);
     let (to_writer, outcomes) = bounded::<Outcome>(writer_queue_rows(extraction, sink));
+    let halt = Halt::new(extraction.stop);
+    let halt = &halt;
     std::thread::scope(|scope| {
-        let feeder = scope.spawn(move || feed(extraction, sink, &to_decoders, &to_device));
-        for _ in 0..decoders {
-            let jobs = jobs.clone();
-            scope.spawn(move || decode(extraction, &jobs));
-        }
+        let feeder = scope.spawn(move || {
+            let _guards = (halt.working(), sink.poison().guard());
+            feed(extraction, sink, halt, &to_decoders, &to_device)
+        });
+        let decoders: Vec<_> = (0..decoders)
+            .map(|_| {
+                let jobs = jobs.clone();
+                scope.spawn(move || {
+                    let _guard = sink.poison().guard();
+                    decode(extraction, &jobs);
+                })
+            })
+            .collect();
         drop(jobs);
-        let writer = scope.spawn(move || write(extraction, sink, &outcomes));
-        let computed = compute(extraction, backbone, &prepared, &to_writer);
+        let writer = scope.spawn(move || {
+            let _guards = (halt.working(), sink.poison().guard());
+            write(extraction, sink, &outcomes)
+        });
+        let computed = {
+            let _guards = (halt.working(), sink.poison().guard());
+            compute(extraction, backbone, halt, &prepared, &to_writer)
+        };
         // Closing both ends lets the other stages run out of work and return.
         drop((prepared, to_writer));
-        let fed = feeder.join().unwrap_or(Err(Error::StagePanicked { stage: "feed" }));
-        let written = writer.join().unwrap_or(Err(Error::StagePanicked { stage: "write" }));
-        // A later stage's error is the cause of an earlier stage's closed channel, so it is told first.
-        written?;
-        computed?;
-        fed?;
-        Ok(if extraction.stop.load(Ordering::Relaxed) { Ended::Stopped } else { Ended::Done })
+        let panicked = |stage| move |_| Err(Error::StagePanicked { stage, source_file: None });
+        let fed = feeder.join().unwrap_or_else(panicked("feed"));
+        let decoded = decoders
+            .into_iter()
+            .map(|decoder| decoder.join().map_or_else(panicked("decode"), Ok))
+            .fold(Ok(()), Result::and);
+        let written = writer.join().unwrap_or_else(panicked("write"));
+        // A panic is the cause of whatever else went wrong. Otherwise a later stage's error is the cause of
+        // an earlier stage's closed channel.
+        let mut errors: Vec<Error> =
+            [written, computed, fed, decoded].into_iter().filter_map(Result::err).collect();
+        errors.sort_by_key(|error| !matches!(error, Error::StagePanicked { .. }));
+        match errors.into_iter().next() {
+            Some(error) => Err(error),
+            None if halt.is_stopped() => Ok(Ended::Stopped),
+            None => Ok(Ended::Done),
+        }
     })
 }
 
 /// A picture to decode and where its result goes.
 struct Job {
     row: PlanRow,
-    reply: Sender<Prepared>,
+    reply: Sender<Result<Prepared>>,
 }
 
 /// What the device thread works through, in order.
 enum Step {
     Begin(Box<Begin>),
-    Row(Receiver<Prepared>),
+    Row {
+        /// The file, for messages.
+        source: String,
+        prepared: Receiver<Result<Prepared>>,
+    },
     End,
 }
 
@@ -110,18 +142,19 @@ enum Outcome {
 struct Begin {
     unit: Unit,
     bucket: Size,
-    claim: Option<Claim>,
+    claim: Claim,
 }
 
 /// Hands out rows in plan order: the job to any decoder, its place in the queue to the device thread.
 fn feed<S: FeatureSink>(
     extraction: &Extraction<'_>,
     sink: &S,
+    halt: &Halt<'_>,
     decoders: &Sender<Job>,
     device: &Sender<Step>,
 ) -> Result<()> {
     let plan = sink.plan();
-    let mut units = Units::new(sink, extraction.worker, extraction.stop, extraction.counters)?;
+    let mut units = Units::new(sink, extraction.worker, halt, extraction.counters)?;
     while let Some((unit, claim)) = units.next()? {
         let Some(bucket) = plan.buckets().get(unit.bucket).map(|bucket| bucket.size) else { continue };
         let rows = unit.rows.clone();
@@ -129,11 +162,11 @@ fn feed<S: FeatureSink>(
             return Ok(());
         }
         for row in (rows.start.0..rows.end.0).filter_map(|id| plan.row(featcache_store::RowId(id))) {
-            if extraction.stop.load(Ordering::Relaxed) {
+            if halt.is_set() {
                 return Ok(());
             }
-            let (reply, place) = bounded(1);
-            let sent = device.send(Step::Row(place)).is_ok()
+            let (reply, prepared) = bounded(1);
+            let sent = device.send(Step::Row { source: row.source.clone(), prepared }).is_ok()
                 && decoders.send(Job { row: row.clone(), reply }).is_ok();
             if !sent {
                 return Ok(());
@@ -150,7 +183,7 @@ fn feed<S: FeatureSink>(
 fn decode(extraction: &Extraction<'_>, jobs: &Receiver<Job>) {
     for Job { row, reply } in jobs {
         // Nobody listens when the run has stopped.
-        drop(reply.send(extraction.source.prepare(&row.source, &row.view, &row.place)));
+        drop(reply.send((extraction.prepare)(&row)));
     }
 }
 
@@ -158,13 +191,14 @@ fn decode(extraction: &Extraction<'_>, jobs: &Receiver<Job>) {
 fn compute(
     extraction: &Extraction<'_>,
     backbone: &dyn Backbone,
+    halt: &Halt<'_>,
     steps: &Receiver<Step>,
     writer: &Sender<Outcome>,
 ) -> Result<()> {
     let mut batch = Batch::default();
     let mut bucket = Size::new(0, 0);
     loop {
-        if extraction.stop.load(Ordering::Relaxed) {
+        if halt.is_stopped() {
             return Ok(());
         }
         let waited = Instant::now();
@@ -174,8 +208,10 @@ fn compute(
                 bucket = begin.bucket;
                 send(extraction, writer, Outcome::Begin(begin))
             }
-            Step::Row(place) => {
-                let prepared = place.recv().map_err(|_| Error::StagePanicked { stage: "decode" })?;
+            Step::Row { source, prepared } => {
+                // A decoder that panics drops the reply. One that comes at its thread's end has lost its job.
+                let panicked = |_| Error::StagePanicked { stage: "decode", source_file: Some(source) };
+                let prepared = prepared.recv().map_err(panicked)??;
                 extraction.counters.add_decode_wait(waited.elapsed());
                 batch.push(prepared);
                 batch.pictures < extraction.batch.max(1)
@@ -252,7 +288,7 @@ fn forward(
 ) -> Result<Vec<Tensor>> {
     let pixels = preprocess::collate(inputs, bucket, &extraction.recipe.preprocess, backbone.device())?;
     let levels = backbone.forward(&pixels)?;
-    let fetch = Error::torch("fetching features from the device");
+    let fetch = Error::torch("fetch features from the device");
     let kept: std::result::Result<Vec<_>, _> = extraction
         .kept
         .iter()
@@ -264,11 +300,14 @@ fn forward(
     Ok(kept)
 }
 
-/// Sample `index` of `map` `[n, h, w, c]` as bytes.
+/// Sample `index` of `map` `[n, h, w, c]`, in this machine's memory, as bytes.
 ///
 /// # Errors
-/// The map is not of a floating-point type that a store holds.
+/// The map is not of a floating-point type that a store holds, or on another device.
 pub fn block(map: &Tensor, index: usize) -> Result<Block> {
+    if map.device() != Device::Cpu {
+        return Err(Error::invalid(format!("features on {:?}: expected them on the CPU", map.device())));
+    }
     let dtype = match map.kind() {
         Kind::Float => DType::F32,
         Kind::BFloat16 => DType::Bf16,
@@ -276,15 +315,30 @@ pub fn block(map: &Tensor, index: usize) -> Result<Block> {
         kind => return Err(Error::invalid(format!("features of kind {kind:?}: expected f32, f16 or bf16"))),
     };
     let copy = || {
-        let sample = map.f_select(0, index as i64)?; // [h, w, c]
+        let sample = map.f_select(0, index as i64)?.f_contiguous()?; // [h, w, c]
         let (h, w, c) = sample.size3()?;
         let shape = [h as usize, w as usize, c as usize];
-        let count = shape.iter().product::<usize>();
-        let mut bytes = vec![0; count * dtype.bytes()];
-        sample.f_copy_data_u8(&mut bytes, count)?;
-        Ok(Block { shape, dtype, bytes })
+        Ok(Block { shape, dtype, bytes: bytes_of(&sample, shape.iter().product::<usize>() * dtype.bytes()) })
     };
-    copy().map_err(Error::torch("copying features"))
+    copy().map_err(Error::torch("copy features"))
+}
+
+/// The memory of a contiguous CPU tensor of `bytes` bytes. libtorch's own copy wants a buffer that is written
+/// before: one more pass over gigabytes a second.
+fn bytes_of(tensor: &Tensor, bytes: usize) -> Vec<u8> {
+    let whole = tensor.numel() * tensor.kind().elt_size_in_bytes();
+    assert!(
+        tensor.device() == Device::Cpu && tensor.is_contiguous() && whole == bytes,
+        "features were fetched to the CPU, made contiguous and measured by their shape"
+    );
+    if bytes == 0 {
+        return Vec::new();
+    }
+    #[expect(unsafe_code, reason = "copying a tensor's memory once")]
+    // SAFETY: a contiguous CPU tensor's data are `whole` readable and initialised bytes from its pointer,
+    // and the borrow keeps it, and so its storage, alive and this thread from changing it.
+    let memory = unsafe { std::slice::from_raw_parts(tensor.data_ptr().cast::<u8>(), whole) };
+    memory.to_vec()
 }
 
 fn send(extraction: &Extraction<'_>, writer: &Sender<Outcome>, outcome: Outcome) -> bool {
@@ -296,20 +350,13 @@ fn send(extraction: &Extraction<'_>, writer: &Sender<Outcome>, outcome: Outcome)
 
 /// Appends rows to the open unit and commits it at its end.
 fn write<S: FeatureSink>(extraction: &Extraction<'_>, sink: &S, outcomes: &Receiver<Outcome>) -> Result<()> {
-    let mut open: Option<(S::Unit, Option<Claim>)> = None;
+    let mut open: Option<(S::Unit, Claim)> = None;
     for outcome in outcomes {
         match outcome {
             Outcome::Begin(begin) => open = Some((sink.begin(&begin.unit)?, begin.claim)),
             Outcome::Row(row) => {
                 let Some((unit, _)) = &mut open else { continue };
-                let (failed, bytes) = match &row {
-                    RowOutcome::Features { blocks, .. } => {
-                        (false, blocks.iter().map(|b| b.bytes.len() as u64).sum())
-                    }
-                    RowOutcome::Failed { .. } => (true, 0),
-                };
-                unit.append(row)?;
-                extraction.counters.add_row(failed, bytes);
+                extraction.counters.add_row(unit.append(row)?);
             }
             Outcome::End => {
                 let Some((unit, claim)) = open.take() else { continue };

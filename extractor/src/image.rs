@@ -18,6 +18,7 @@ mod turbo;
 pub use exif::{ExifRule, Orientation};
 pub use limits::Limits;
 
+use crate::Error;
 use featcache_store::Size;
 use std::fs::File;
 use std::io::Read;
@@ -89,7 +90,7 @@ pub enum ImageError {
         /// Size wanted.
         to: Size,
     },
-    /// The file cannot be read.
+    /// The file cannot be read at listing, or its decoder not be started.
     #[error("unreadable: {reason}")]
     Unreadable {
         /// Why.
@@ -121,6 +122,8 @@ struct Header {
     size: Size,
     /// How the stored rows and columns are to be turned; `Orientation::default()` where not asked.
     orientation: Orientation,
+    /// Bytes of pixels and coefficients that decoding holds for each pixel.
+    bytes_per_pixel: u64,
 }
 
 /// Decodes a file's bytes, the EXIF orientation ignored as Pillow's `Image.open` does.
@@ -185,21 +188,33 @@ pub fn probe_file(path: &Path, rule: ExifRule, limits: &Limits) -> Result<Size, 
     limited(header(&bytes, rule, Extent::Whole)?, limits)
 }
 
-/// Reads a whole file that [`Limits`] allow.
+/// Bytes that [`decode_oriented`] holds at its peak, from the header alone.
+pub(crate) fn decoding_bytes(bytes: &[u8], rule: ExifRule) -> Result<u64, ImageError> {
+    let header = header(bytes, rule, Extent::Whole)?;
+    // A picture is turned into a second one.
+    let turned = if header.orientation == Orientation::default() { 0 } else { 3 };
+    Ok(header.size.area().saturating_mul(header.bytes_per_pixel + turned))
+}
+
+/// Reads a whole file. The inner error is what is wrong with the file itself: more bytes than [`Limits`]
+/// allow. Nothing of it is read then.
 ///
 /// # Errors
-/// [`ImageError::Unreadable`] or [`ImageError::TooLarge`].
-pub fn read_file(path: &Path, limits: &Limits) -> Result<Vec<u8>, ImageError> {
-    let mut file = File::open(path).map_err(unreadable)?;
-    let meta = file.metadata().map_err(unreadable)?;
+/// [`Error::Io`] where the file is not there or does not let itself be read, which tells nothing of what is
+/// in it.
+pub fn read_file(path: &Path, limits: &Limits) -> crate::Result<Result<Vec<u8>, ImageError>> {
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let meta = file.metadata().map_err(Error::io(path))?;
     if !meta.is_file() {
-        return Err(ImageError::Unreadable { reason: "not a file".into() });
+        return Err(Error::io(path)(std::io::Error::other("not a file")));
     }
-    limits.check_file(meta.len())?;
+    if let Err(error) = limits.check_file(meta.len()) {
+        return Ok(Err(error));
+    }
     let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
-    file.by_ref().take(limits.file_bytes.saturating_add(1)).read_to_end(&mut bytes).map_err(unreadable)?;
-    limits.check_file(bytes.len() as u64)?;
-    Ok(bytes)
+    let read = file.by_ref().take(limits.file_bytes.saturating_add(1)).read_to_end(&mut bytes);
+    read.map_err(Error::io(path))?;
+    Ok(limits.check_file(bytes.len() as u64).map(|()| bytes))
 }
 
 fn limited(header: Header, limits: &Limits) -> Result<Size, ImageError> {

@@ -6,12 +6,14 @@
 //! is the store.
 
 pub mod backbone;
+pub mod budget;
 pub mod counters;
 pub mod dataset;
 pub mod device;
 pub mod error;
 pub mod extract;
 pub mod gemm_peak;
+mod halt;
 pub mod image;
 pub mod preprocess;
 pub mod resample;

@@ -56,6 +56,15 @@ impl Preparation {
         Ok(Self { exif: ExifRule::of(preprocess), resampler: preprocess.resampler.parse()?, limits })
     }
 
+    /// Bytes that [`Self::prepare`] holds at its peak, the file's left out; 0 where the header already is refused.
+    pub(crate) fn bytes(&self, bytes: &[u8], planned: Planned) -> u64 {
+        let resizing = match planned.source == planned.valid {
+            true => 0,
+            false => resample::resize_bytes(planned.source, planned.valid, self.resampler),
+        };
+        image::decoding_bytes(bytes, self.exif).map_or(0, |decoding| decoding.max(resizing))
+    }
+
     /// Decodes, turns, resizes and mirrors one sample, in this order.
     ///
     /// # Errors
@@ -66,7 +75,7 @@ impl Preparation {
         if picture.size != planned.source {
             return Err(ImageError::SizeChanged { planned: planned.source, found: picture.size });
         }
-        let mut rgb = match resample::resize(&picture, planned.valid, self.resampler)? {
+        let mut rgb = match resample::resize(&picture, planned.valid, self.resampler, &self.limits)? {
             Cow::Owned(resized) => resized.rgb,
             Cow::Borrowed(_) => picture.rgb,
         };

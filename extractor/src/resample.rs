@@ -7,7 +7,7 @@
 
 mod kernel;
 
-use crate::image::{ImageError, Picture};
+use crate::image::{ImageError, Limits, Picture};
 use crate::{Error, Result};
 use featcache_store::Size;
 use std::borrow::Cow;
@@ -70,8 +70,14 @@ const PRECISION_BITS: u32 = 32 - 8 - 2;
 /// The picture at `size`; borrowed where it has that size already, as Pillow copies it.
 ///
 /// # Errors
-/// [`ImageError::NoPixels`] where `size` or the picture has none.
-pub fn resize(picture: &Picture, size: Size, resampler: Resampler) -> Result<Cow<'_, Picture>, ImageError> {
+/// [`ImageError::NoPixels`] where `size` or the picture has none, [`ImageError::TooLarge`] where resizing
+/// would take more memory than `limits` allow: [`resize_bytes`].
+pub fn resize<'a>(
+    picture: &'a Picture,
+    size: Size,
+    resampler: Resampler,
+    limits: &Limits,
+) -> Result<Cow<'a, Picture>, ImageError> {
     let from = picture.size;
     if [from.height, from.width, size.height, size.width].contains(&0) {
         return Err(ImageError::NoPixels { from, to: size });
@@ -79,21 +85,40 @@ pub fn resize(picture: &Picture, size: Size, resampler: Resampler) -> Result<Cow
     if from == size {
         return Ok(Cow::Borrowed(picture));
     }
+    limits.check_resize(resize_bytes(from, size, resampler))?;
     let mut rows = Cow::Borrowed(&picture.rgb);
-    let columns = Windows::new(from.width, size.width, resampler);
-    let lines = Windows::new(from.height, size.height, resampler);
     if from.width != size.width {
+        let columns = Windows::new(from.width, size.width, resampler);
         // All rows are needed: the whole height is scaled, so the windows reach from edge to edge.
         let mut out = vec![0; from.height as usize * size.width as usize * 3];
         kernel::horizontal(&rows, from.width as usize, &columns, &mut out);
         rows = Cow::Owned(out);
     }
     if from.height != size.height {
+        let lines = Windows::new(from.height, size.height, resampler);
         let mut out = vec![0; size.height as usize * size.width as usize * 3];
         kernel::vertical(&rows, size.width as usize * 3, &lines, &mut out);
         rows = Cow::Owned(out);
     }
     Ok(Cow::Owned(Picture { size, rgb: rows.into_owned() }))
+}
+
+/// Bytes that [`resize`] holds, the picture itself included. Rows are scaled first, as Pillow does it, so what
+/// lies between the passes has the old height and the new width: of a tall picture, that can be thousands
+/// of times what goes in and comes out.
+pub fn resize_bytes(from: Size, to: Size, resampler: Resampler) -> u64 {
+    let pixels = |height: u32, width: u32| 3u64.saturating_mul(u64::from(height) * u64::from(width));
+    let mut bytes = pixels(from.height, from.width);
+    if from.width != to.width {
+        let lanes = u64::from(from.width) * kernel::LANES_BYTES;
+        let weights = Windows::bytes(from.width, to.width, resampler).saturating_add(lanes);
+        bytes = bytes.saturating_add(pixels(from.height, to.width)).saturating_add(weights);
+    }
+    if from.height != to.height {
+        let weights = Windows::bytes(from.height, to.height, resampler);
+        bytes = bytes.saturating_add(pixels(to.height, to.width)).saturating_add(weights);
+    }
+    bytes
 }
 
 /// For each output position, the input positions that it is made from, with their fixed-point weights.
@@ -107,6 +132,14 @@ struct Windows {
 }
 
 impl Windows {
+    /// At most what [`Self::new`] holds: each window is one tap longer than twice its support, or two where
+    /// both its ends are cut.
+    fn bytes(input: u32, output: u32, resampler: Resampler) -> u64 {
+        let scale = (f64::from(input) / f64::from(output)).max(1.0);
+        let taps = ((2.0 * resampler.support() * scale).ceil() as u64 + 2).min(u64::from(input));
+        u64::from(output).saturating_mul(4 * taps + 8).saturating_add(8 * taps)
+    }
+
     /// `precompute_coeffs` and `normalize_coeffs_8bpc` for the whole input.
     fn new(input: u32, output: u32, resampler: Resampler) -> Self {
         let scale = f64::from(input) / f64::from(output);

@@ -3,18 +3,14 @@
 
 use crate::Result;
 use crate::counters::Counters;
+use crate::halt::Halt;
 use crate::worker::Worker;
 use featcache_store::{Claim, FeatureSink, Unit};
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How often a worker with nothing left to claim looks whether the others are done.
 const POLL: Duration = Duration::from_millis(200);
-/// How long it looks on before it does their units again: a worker that hangs must not hold up the store,
-/// and a unit done twice is harmless.
-const PATIENCE: Duration = Duration::from_secs(600);
-
 /// A unit's place in its plan.
 type Place = (usize, u64);
 
@@ -22,7 +18,7 @@ type Place = (usize, u64);
 pub(crate) struct Units<'a, S> {
     sink: &'a S,
     worker: Worker,
-    stop: &'a AtomicBool,
+    halt: &'a Halt<'a>,
     counters: &'a Counters,
     /// Missing when this run began, with their rows.
     missing_at_start: Vec<(Place, u64)>,
@@ -30,8 +26,8 @@ pub(crate) struct Units<'a, S> {
     taken: HashSet<Place>,
     /// Still to be looked at in this pass.
     pass: std::vec::IntoIter<Unit>,
-    /// Since when every pass has found all units claimed by others.
-    idle_since: Option<Instant>,
+    /// The last pass has found all units claimed by others.
+    waiting: bool,
 }
 
 impl<'a, S: FeatureSink> Units<'a, S> {
@@ -39,7 +35,7 @@ impl<'a, S: FeatureSink> Units<'a, S> {
     pub(crate) fn new(
         sink: &'a S,
         worker: Worker,
-        stop: &'a AtomicBool,
+        halt: &'a Halt<'a>,
         counters: &'a Counters,
     ) -> Result<Self> {
         let missing = sink.missing_units()?;
@@ -48,20 +44,21 @@ impl<'a, S: FeatureSink> Units<'a, S> {
         Ok(Self {
             sink,
             worker,
-            stop,
+            halt,
             counters,
             missing_at_start,
             taken: HashSet::new(),
             pass,
-            idle_since: None,
+            waiting: false,
         })
     }
 
-    /// The next unit and its claim; `None` when all are committed or in this worker's hands, or on stop.
-    /// Waits while live workers hold all that is left.
-    pub(crate) fn next(&mut self) -> Result<Option<(Unit, Option<Claim>)>> {
+    /// The next unit and its claim; `None` when all are committed or in this worker's hands, or when the
+    /// run is to end. Waits while live workers hold all that is left: however long they take, as a claim
+    /// says nothing of a worker that hangs.
+    pub(crate) fn next(&mut self) -> Result<Option<(Unit, Claim)>> {
         loop {
-            if self.stop.load(Ordering::Relaxed) {
+            if self.halt.is_set() {
                 return Ok(None);
             }
             for unit in self.pass.by_ref() {
@@ -70,24 +67,20 @@ impl<'a, S: FeatureSink> Units<'a, S> {
                 }
                 if let Some(claim) = self.sink.claim(&unit)? {
                     self.taken.insert(place(&unit));
-                    self.idle_since = None;
-                    return Ok(Some((unit, Some(claim))));
+                    self.waiting = false;
+                    return Ok(Some((unit, claim)));
                 }
             }
             let left = self.left()?;
             if left.is_empty() {
                 return Ok(None);
             }
-            let idle = self.idle_since.get_or_insert_with(Instant::now).elapsed();
-            if idle >= PATIENCE
-                && let Some(unit) = left.first()
-            {
-                log::warn!("a worker has held a unit for {} s: doing it here too", PATIENCE.as_secs());
-                self.taken.insert(place(unit));
-                return Ok(Some((unit.clone(), None)));
-            }
-            if !idle.is_zero() {
+            if self.waiting {
                 std::thread::sleep(POLL);
+            } else {
+                // Others may have let go of units while this pass lasted: one more before any wait.
+                log::debug!("other workers hold the {} units that are left", left.len());
+                self.waiting = true;
             }
             self.pass = self.worker.order(left).into_iter();
         }

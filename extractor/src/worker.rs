@@ -49,7 +49,7 @@ impl Worker {
     }
 
     /// The same units with this worker's own first; the rest follow, so that whatever others leave is done.
-    pub(crate) fn order<T>(self, units: Vec<T>) -> Vec<T> {
+    pub fn order<T>(self, units: Vec<T>) -> Vec<T> {
         let (mut own, mut others) = (Vec::new(), Vec::new());
         for (index, unit) in units.into_iter().enumerate() {
             if index as u64 % self.world == self.rank { own.push(unit) } else { others.push(unit) }

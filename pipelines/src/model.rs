@@ -5,6 +5,8 @@ use crate::exit::{ExitCode, failure};
 use anyhow::Result;
 use featcache_extractor::backbone::{self, Backbone, BackboneOptions};
 use featcache_extractor::device::{self, DeviceChoice};
+use featcache_extractor::preprocess::DECODER;
+use featcache_extractor::resample::Resampler;
 use featcache_extractor::weights::WeightSource;
 use featcache_store::{BackboneSpec, Compute, LevelSpec, Preprocess, Recipe, ResizeRule, ViewSpec};
 
@@ -132,8 +134,8 @@ fn recipe_of(args: &RecipeArgs, spec: BackboneSpec, levels: &[LevelSpec], diviso
     let usage = |error: featcache_store::Error| failure(ExitCode::Usage, error.to_string());
     let kept = kept(levels, &args.levels)?;
     let resampler = match args.resampler {
-        ResamplerArg::Bilinear => "pillow-bilinear-hv",
-        ResamplerArg::Bicubic => "pillow-bicubic-hv",
+        ResamplerArg::Bilinear => Resampler::Bilinear,
+        ResamplerArg::Bicubic => Resampler::Bicubic,
     };
     let views: Vec<ViewSpec> =
         args.views.iter().map(|name| ViewSpec::named(name).map_err(usage)).collect::<Result<_>>()?;
@@ -145,10 +147,10 @@ fn recipe_of(args: &RecipeArgs, spec: BackboneSpec, levels: &[LevelSpec], diviso
     Ok(Recipe {
         backbone: spec,
         preprocess: Preprocess {
-            decoder: "libjpeg-turbo+png".to_owned(),
+            decoder: DECODER.to_owned(),
             exif_transpose: args.exif,
             resize: args.resize.parse::<ResizeRule>().map_err(usage)?,
-            resampler: resampler.to_owned(),
+            resampler: resampler.name().to_owned(),
             mean: IMAGENET_MEAN,
             std: IMAGENET_STD,
             pad_divisor: divisor,

@@ -1,12 +1,16 @@
 //! Hostile files: whatever the bytes, the outcome is pixels or a reason, in bounded time and memory.
 
+use featcache_extractor::Error;
 use featcache_extractor::image::{self, ExifRule, ImageError, Limits};
+use featcache_extractor::resample::{self, Resampler};
 use featcache_store::Size;
 use proptest::prelude::*;
 use serde_json::Value;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// What every picture is resized to.
+const SQUARE: Size = Size { height: 64, width: 64 };
 /// What no file may pass.
 const TIME: Duration = Duration::from_secs(10);
 const PEAK_BYTES: u64 = 2 << 30;
@@ -36,8 +40,13 @@ fn decode_broken_files() {
             let started = Instant::now();
             let limits = Limits::default();
             let probed = image::probe_file(&path, ExifRule::Apply, &limits);
-            let decoded = image::read_file(&path, &limits)
-                .and_then(|bytes| image::decode_oriented(&bytes, ExifRule::Apply, &limits));
+            let bytes = image::read_file(&path, &limits).unwrap();
+            let decoded = bytes.and_then(|bytes| image::decode_oriented(&bytes, ExifRule::Apply, &limits));
+            for resampler in [Resampler::Bilinear, Resampler::Bicubic] {
+                let resized =
+                    decoded.as_ref().map(|picture| resample::resize(picture, SQUARE, resampler, &limits));
+                assert!(resized.is_err() || resized.unwrap().is_ok_and(|resized| resized.size == SQUARE));
+            }
             let took = started.elapsed();
             assert!(took < TIME, "{}: {took:?}", path.display());
             match decoded {
@@ -71,6 +80,48 @@ fn every_broken_file_ends_in_time_and_memory() {
     let text = String::from_utf8_lossy(&child.stdout);
     assert!(child.status.success(), "{text}{}", String::from_utf8_lossy(&child.stderr));
     assert!(text.contains("decoded "), "{text}");
+}
+
+/// A grey picture one pixel wide.
+fn tall(height: u32) -> Vec<u8> {
+    let mut file = Vec::new();
+    let mut encoder = png::Encoder::new(&mut file, 1, height);
+    encoder.set_color(png::ColorType::Grayscale);
+    encoder.set_depth(png::BitDepth::One);
+    encoder.write_header().unwrap().write_image_data(&vec![0x80; height as usize]).unwrap();
+    file
+}
+
+/// The whole way from a folder to a store, several decoders at a time. The tall picture is small as a file and
+/// as pixels, and gigabytes between the two passes of resizing.
+#[test]
+fn extraction_of_hostile_pictures_stays_in_time_and_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, store) = (folder.path().join("pictures"), folder.path().join("store"));
+    std::fs::create_dir_all(&root).unwrap();
+    for name in ["tall_1.png", "tall_2.png"] {
+        std::fs::write(root.join(name), tall(15_000_000)).unwrap();
+    }
+    std::fs::write(root.join("good.jpg"), featcache_tests::jpeg(64, 64, 1)).unwrap();
+    let mut roots = vec![root];
+    roots.extend(featcache_tests::samples().map(|samples| samples.join("broken/images")));
+    for (index, root) in roots.iter().enumerate() {
+        let started = Instant::now();
+        let report: Value = serde_json::from_str(&featcache_tests::done(&format!(
+            "--quiet --json extract folder --root {} --backbone fake --compute fp32 --resize square:64 \
+             --decoders 4 --threads 1 --out {}-{index}",
+            root.display(),
+            store.display()
+        )))
+        .unwrap();
+        assert!(report["peak_rss_bytes"].as_u64().unwrap() < PEAK_BYTES, "{report}");
+        assert!(started.elapsed() < 6 * TIME, "{:?}", started.elapsed());
+        if index == 0 {
+            assert_eq!(report["failed"], 2, "{report}");
+            let reason = report["failures"][0]["reason"].as_str().unwrap();
+            assert!(reason.starts_with("too large: ") && reason.contains("bytes to resize"), "{reason}");
+        }
+    }
 }
 
 fn too_large(bytes: &[u8], limits: &Limits) -> &'static str {
@@ -149,7 +200,7 @@ fn a_missing_file_and_a_folder_are_unreadable() {
         let probed = image::probe_file(&path, ExifRule::Ignore, &Limits::default());
         assert!(matches!(probed, Err(ImageError::Unreadable { .. })), "{probed:?}");
         let read = image::read_file(&path, &Limits::default());
-        assert!(matches!(read, Err(ImageError::Unreadable { .. })));
+        assert!(matches!(read, Err(Error::Io { .. })), "{read:?}");
     }
 }
 

@@ -22,6 +22,8 @@ mod mean_iou;
 mod pictures;
 mod pixels;
 mod scenes;
+mod stages;
 mod swin_v2;
 mod training;
 mod weights;
+mod worker;

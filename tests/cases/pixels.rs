@@ -131,7 +131,7 @@ fn check_resizes(name: &str, picture: &Picture, expected: &Map<String, Value>) {
         let (height, width) = size.split_once('x').unwrap();
         let size = Size::new(height.parse().unwrap(), width.parse().unwrap());
         let resampler: Resampler = filter.parse().unwrap();
-        let resized = resample::resize(picture, size, resampler).unwrap();
+        let resized = resample::resize(picture, size, resampler, &Limits::default()).unwrap();
         assert_eq!(resized.size, size);
         assert_eq!(hash(&resized.rgb), golden.as_str().unwrap(), "{name} to {what}");
     }
@@ -168,10 +168,35 @@ fn grey_of_16_bits_is_scaled() {
 fn resizing_to_nothing_is_an_error() {
     let picture = Picture { size: Size::new(2, 2), rgb: vec![0; 12] };
     assert!(matches!(
-        resample::resize(&picture, Size::new(0, 3), Resampler::Bilinear),
+        resample::resize(&picture, Size::new(0, 3), Resampler::Bilinear, &Limits::default()),
         Err(ImageError::NoPixels { .. })
     ));
     assert!("pillow-lanczos-hv".parse::<Resampler>().unwrap_err().to_string().contains("pillow-bilinear-hv"));
+}
+
+/// Between the passes a tall picture has its old height and the new width: that is counted before it is made.
+#[test]
+fn resizing_takes_no_more_memory_than_the_limits_allow() {
+    let tall = Picture { size: Size::new(100_000, 1), rgb: vec![200; 300_000] };
+    let to = Size::new(64, 64);
+    for resampler in [Resampler::Bilinear, Resampler::Bicubic] {
+        let bytes = resample::resize_bytes(tall.size, to, resampler);
+        // Pixels before, between and after the passes, and four bytes a tap.
+        let pixels = 300_000 + 100_000 * 64 * 3 + 64 * 64 * 3;
+        assert!((pixels + 800_000..pixels + 2_000_000).contains(&bytes), "{bytes}");
+        let limits = |decoded_bytes| Limits { decoded_bytes, ..Limits::default() };
+        let refused = resample::resize(&tall, to, resampler, &limits(bytes - 1)).unwrap_err();
+        assert_eq!(refused.to_string(), format!("too large: {bytes} bytes to resize, limit {}", bytes - 1));
+        let resized = resample::resize(&tall, to, resampler, &limits(bytes)).unwrap();
+        assert!(resized.rgb.iter().all(|&value| value == 200));
+        // An axis that stays costs nothing.
+        assert_eq!(resample::resize_bytes(Size::new(7, 9), Size::new(7, 9), resampler), 7 * 9 * 3);
+        assert!(resample::resize_bytes(tall.size, Size::new(64, 1), resampler) < 3_000_000);
+    }
+    let giant = Size::new(178_956_970, 1);
+    assert!(resample::resize_bytes(giant, to, Resampler::Bilinear) > 30 << 30);
+    let most = Size::new(u32::MAX, u32::MAX);
+    assert!(resample::resize_bytes(most, Size::new(u32::MAX - 1, 1), Resampler::Bicubic) > 1 << 60);
 }
 
 fn recipe(exif_transpose: bool) -> Preprocess {
@@ -198,7 +223,7 @@ fn prepare_turns_resizes_and_mirrors_in_this_order() {
     let planned = Planned { source: picture.size, valid: Size::new(16, 9) };
     let preparation = Preparation::of(&recipe(true), limits).unwrap();
     let base = preparation.prepare(&file, &ViewSpec::named("base").unwrap(), planned).unwrap();
-    let resized = resample::resize(&picture, planned.valid, Resampler::Bilinear).unwrap();
+    let resized = resample::resize(&picture, planned.valid, Resampler::Bilinear, &limits).unwrap();
     assert_eq!(base, Input { valid: planned.valid, rgb: resized.rgb.clone() });
     let mirrored = preparation.prepare(&file, &ViewSpec::named("hflip").unwrap(), planned).unwrap();
     for y in 0..16 {

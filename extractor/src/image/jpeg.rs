@@ -46,6 +46,16 @@ impl Head {
     fn multi_scan(&self) -> bool {
         matches!(self.frame, SOF2 | SOF10) || self.scan_components < self.components
     }
+
+    fn layout(&self) -> Layout {
+        if self.components == 4 { Layout::Cmyk } else { Layout::Rgb }
+    }
+
+    /// Bytes of pixels, and of coefficients where all of them are held.
+    fn bytes_per_pixel(&self) -> u64 {
+        let coefficients = if self.multi_scan() { 2 * u64::from(self.components) } else { 0 };
+        self.layout().bytes() as u64 + coefficients
+    }
 }
 
 /// Size and, where asked for, orientation.
@@ -55,15 +65,14 @@ pub(super) fn header(bytes: &[u8], rule: ExifRule) -> Result<Header, ImageError>
         ExifRule::Ignore => Orientation::default(),
         ExifRule::Apply => exif::orientation(&head.exif, &head.xmp),
     };
-    Ok(Header { size: head.size, orientation })
+    Ok(Header { size: head.size, orientation, bytes_per_pixel: head.bytes_per_pixel() })
 }
 
 /// Decodes a JPEG to RGB.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
     let head = head(bytes)?;
-    let layout = if head.components == 4 { Layout::Cmyk } else { Layout::Rgb };
-    let coefficients = if head.multi_scan() { 2 * u64::from(head.components) } else { 0 };
-    limits.check_decoded(head.size, layout.bytes() as u64 + coefficients)?;
+    let layout = head.layout();
+    limits.check_decoded(head.size, head.bytes_per_pixel())?;
     if head.multi_scan() {
         limits.check_scans(head.size, scans(bytes, head.scan))?;
     }

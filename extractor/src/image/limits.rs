@@ -8,21 +8,22 @@ pub const DEFAULT_FILE_BYTES: u64 = 256 << 20;
 /// Largest picture that is decoded, in pixels: where Pillow raises `DecompressionBombError`
 /// (`2 · MAX_IMAGE_PIXELS`).
 pub const DEFAULT_PIXELS: u64 = 178_956_970;
-/// Most memory that decoding one picture may take, in bytes.
+/// Most memory that decoding one picture may take, and then resizing it, in bytes. Extraction's decoders
+/// share this much: see [`crate::budget`].
 pub const DEFAULT_DECODED_BYTES: u64 = 1792 << 20;
 /// Most scans of a JPEG. Encoders write about ten.
 pub const DEFAULT_SCANS: u32 = 500;
 /// Most pixels times scans of a JPEG: every scan walks all coefficients, so this bounds time.
 pub const DEFAULT_SCAN_PIXELS: u64 = 1 << 30;
 
-/// Limits of one decode.
+/// Limits of one picture, from its file to the network's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of the file.
     pub file_bytes: u64,
     /// Pixels of the picture.
     pub pixels: u64,
-    /// Bytes of pixels and coefficients held while decoding.
+    /// Bytes of pixels and coefficients held while decoding, and of pixels and weights while resizing.
     pub decoded_bytes: u64,
     /// Scans of a JPEG of more than one.
     pub scans: u32,
@@ -60,6 +61,11 @@ impl Limits {
     pub(super) fn check_decoded(&self, size: Size, bytes_per_pixel: u64) -> Result<(), ImageError> {
         self.check_size(size)?;
         at_most("decoded bytes", pixels(size).saturating_mul(bytes_per_pixel), self.decoded_bytes)
+    }
+
+    /// Refuses a resize that holds this many bytes.
+    pub(crate) fn check_resize(&self, bytes: u64) -> Result<(), ImageError> {
+        at_most("bytes to resize", bytes, self.decoded_bytes)
     }
 
     /// Refuses a JPEG whose scans would take too long.

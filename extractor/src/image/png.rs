@@ -10,6 +10,8 @@ use png::{BitDepth, ColorType};
 use std::io::Cursor;
 
 const SIGNATURE: usize = 8;
+/// Bytes of a decoded pixel.
+const RGB: u64 = 3;
 
 /// Size and, where asked for, orientation.
 pub(super) fn header(bytes: &[u8], rule: ExifRule, extent: Extent) -> Result<Header, ImageError> {
@@ -22,13 +24,13 @@ pub(super) fn header(bytes: &[u8], rule: ExifRule, extent: Extent) -> Result<Hea
         }
         ExifRule::Apply => exif::orientation(&head.exif, &head.xmp),
     };
-    Ok(Header { size: head.size, orientation })
+    Ok(Header { size: head.size, orientation, bytes_per_pixel: RGB })
 }
 
 /// Decodes a PNG to RGB.
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, ImageError> {
     let head = head(bytes, ExifRule::Ignore)?;
-    limits.check_decoded(head.size, 3)?;
+    limits.check_decoded(head.size, RGB)?;
     let mut options = png::DecodeOptions::default();
     // Pillow checks the chunks' checksums up to the image data, which `head` does, and for the image data
     // only the one inside the stream.

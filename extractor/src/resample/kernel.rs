@@ -3,6 +3,8 @@
 
 use super::{PRECISION_BITS, Windows};
 
+/// Bytes of a pixel in the row that [`horizontal`] works on.
+pub(super) const LANES_BYTES: u64 = 16;
 /// Half, so that the shift rounds.
 const ROUND: i32 = 1 << (PRECISION_BITS - 1);
 

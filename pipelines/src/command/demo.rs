@@ -299,7 +299,7 @@ fn text(summary: &Summary) -> String {
 
 fn read_picture(path: &Path) -> Result<Canvas> {
     let limits = Limits::default();
-    let bytes = image::read_file(path, &limits)?;
+    let bytes = image::read_file(path, &limits)??;
     let picture = image::decode(&bytes, &limits)?;
     Canvas::from_rgb(picture.size.width as usize, picture.size.height as usize, picture.rgb)
 }

@@ -121,17 +121,19 @@ fn fill(
     quiet: bool,
 ) -> Result<Summary> {
     let rows = writer.plan().rows().len() as u64;
-    let missing: u64 = writer.missing_units()?.iter().map(|unit| unit.row_count()).sum();
-    let counters = Arc::new(Counters::new(rows, rows - missing));
+    let missing = writer.missing_units()?;
+    let counters = Arc::new(Counters::new(writer.plan(), &missing));
+    let done_before = counters.done();
     let stop = interrupt::flag()?;
     let started = Instant::now();
     let mut record = machine::run_record(args, worker, model.backbone.device())?;
     let mut ended = Ended::Done;
-    if missing > 0 {
+    if !missing.is_empty() {
         writer.record_run(&record)?;
+        let source = Source::new(&args.dataset.root, &model.recipe)?;
         let extraction = Extraction {
             worker,
-            source: &Source::new(&args.dataset.root, &model.recipe)?,
+            prepare: &|row| source.prepare(&row.source, &row.view, &row.place),
             recipe: &model.recipe,
             kept: &model.kept,
             batch: args.batch.unwrap_or_else(|| machine::default_batch(model.backbone.device())),
@@ -146,7 +148,7 @@ fn fill(
         record.ended_unix_s = machine::unix_seconds();
         record.units = counters.units();
         record.rows = counters.computed();
-        record.failed = counters.failed();
+        record.failed = counters.failed_here();
         writer.record_run(&record)?;
     }
     let finish = match ended {
@@ -166,7 +168,7 @@ fn fill(
             Finish::Missing(units) => units,
         },
         rows,
-        rows_this_run: counters.done() - counters.elsewhere() - (rows - missing),
+        rows_this_run: counters.done() - counters.elsewhere() - done_before,
         failed: failures.len() as u64,
         failures,
         seconds,

@@ -175,7 +175,7 @@ fn estimate(args: &PlanArgs, plan: &Plan) -> Result<Option<Estimate>> {
 }
 
 fn time_row(source: &Source<'_>, model: &Model, row: &PlanRow) -> Result<()> {
-    let prepared = source.prepare(&row.source, &row.view, &row.place);
+    let prepared = source.prepare(&row.source, &row.view, &row.place)?;
     // A picture that does not decode costs no backbone time: it is timed as what it is.
     let (Ok(input), Ok(place)) = (prepared.input, &row.place) else { return Ok(()) };
     let device = model.backbone.device();

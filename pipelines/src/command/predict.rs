@@ -71,7 +71,7 @@ fn predict(
 ) -> Result<Predicted> {
     let limits = Limits::default();
     let preprocess = &model.recipe.preprocess;
-    let bytes = image::read_file(path, &limits)?;
+    let bytes = image::read_file(path, &limits)??;
     let picture = image::decode_oriented(&bytes, ExifRule::of(preprocess), &limits)?;
     let source = picture.size;
     let valid = preprocess.resize.apply(source);

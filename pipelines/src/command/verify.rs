@@ -102,7 +102,7 @@ fn against_model(args: &VerifyArgs, count: usize) -> Result<Report> {
     let mut batch = Batch::default();
     for &id in &rows {
         let row = store.row(id)?;
-        let input = match source.prepare(&row.source, &row.view, &place(row)).input {
+        let input = match source.prepare(&row.source, &row.view, &place(row))?.input {
             Ok(input) => input,
             Err(reason) => {
                 failed_now.push(format!("{}/{}: {reason}", row.split, row.key));

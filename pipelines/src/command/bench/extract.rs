@@ -162,10 +162,10 @@ fn bench_backbone(
 static NEVER: AtomicBool = AtomicBool::new(false);
 
 fn timed<S: FeatureSink>(model: &Model, source: &Source<'_>, sink: &S) -> Result<(f64, u64)> {
-    let counters = Counters::new(sink.plan().rows().len() as u64, 0);
+    let counters = Counters::new(sink.plan(), &sink.missing_units()?);
     let extraction = Extraction {
         worker: Worker { rank: 0, world: 1 },
-        source,
+        prepare: &|row| source.prepare(&row.source, &row.view, &row.place),
         recipe: &model.recipe,
         kept: &model.kept,
         batch: machine::default_batch(model.backbone.device()),
