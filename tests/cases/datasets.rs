@@ -247,6 +247,49 @@ fn coco_files_that_contradict_themselves_are_refused_in_one_line() {
     );
 }
 
+/// As in `image_info_test-dev2017.json`: a fifth of the pictures in `test2017/`.
+#[test]
+fn coco_pictures_are_found_where_their_addresses_say() {
+    let image = |id: i64, url: Value| json!({"id": id, "file_name": format!("{id}.jpg"), "coco_url": url});
+    let with = |folder: &str, urls: [Value; 2]| {
+        let root = tempfile::tempdir().unwrap();
+        let [one, two] = urls;
+        let json = json!({"images": [image(1, one), image(2, two)], "categories": []});
+        write(root.path(), "annotations/image_info_test-dev2017.json", json.to_string());
+        for id in [1, 2] {
+            write(root.path(), &format!("{folder}/{id}.jpg"), tiny("rgb_420.jpg"));
+        }
+        root
+    };
+    let official = |id: i64| json!(format!("http://images.cocodataset.org/test2017/{id}.jpg"));
+    for folder in ["test2017", "images/test2017"] {
+        let root = with(folder, [official(1), official(2)]);
+        let listing = list("coco", root.path(), &["test-dev2017"]).unwrap();
+        check_contract(root.path(), &listing);
+        assert_eq!(listing.samples[1].source, format!("{folder}/2.jpg"));
+        assert!(listing.samples.iter().all(|sample| sample.split == "test-dev2017" && sample.size.is_ok()));
+    }
+    // What is no folder's name is not looked at, whatever stands there.
+    for url in [json!("http://x/../1.jpg"), json!("http://x/./1.jpg"), json!("1.jpg"), json!(7), json!(null)]
+    {
+        let root = with("elsewhere", [url, official(2)]);
+        assert!(refused("coco", root.path(), &["test-dev2017"]).contains("no pictures of split"));
+    }
+}
+
+#[test]
+fn coco_names_may_begin_with_a_dot_and_a_slash() {
+    let mut json = coco_json();
+    json["images"][0]["file_name"] = "./a.jpg".into();
+    let root = coco_with(&json.to_string());
+    let listing = list("coco", root.path(), &["val"]).unwrap();
+    check_contract(root.path(), &listing);
+    assert_eq!((listing.samples[0].source.as_str(), listing.samples[0].key.0.as_str()), ("val/a.jpg", "a"));
+    json["images"][1]["file_name"] = "a.jpg".into();
+    let root = coco_with(&json.to_string());
+    assert!(refused("coco", root.path(), &["val"]).contains("sample \"a\" twice"));
+}
+
 #[test]
 fn coco_splits_that_differ_or_are_missing_are_refused() {
     let root = coco_with(&coco_json().to_string());
@@ -309,7 +352,7 @@ fn grey(width: u32, height: u32, values: &[u8]) -> Vec<u8> {
 fn ade20k_labels_that_do_not_fit_fail_their_sample_only() {
     let root = tempfile::tempdir().unwrap();
     let write = |path: &str, bytes: Vec<u8>| write(root.path(), path, bytes);
-    for name in ["fits", "other_size", "broken", "unlabelled"] {
+    for name in ["fits", "other_size", "broken", "unlabelled", "cut", "spoilt"] {
         write(&format!("images/training/{name}.jpg"), tiny("rgb_420.jpg"));
     }
     write("images/training/.hidden.jpg", b"x".to_vec());
@@ -317,10 +360,21 @@ fn ade20k_labels_that_do_not_fit_fail_their_sample_only() {
     write("annotations/training/fits.png", grey(37, 21, &[0, 3, 255].repeat(259)));
     write("annotations/training/other_size.png", grey(21, 37, &[9; 777]));
     write("annotations/training/broken.png", b"\x89PNG\r\n\x1a\n\0\0".to_vec());
+    // A header like any other, and pixels that cannot be had: the file ends early, or a bit has flipped.
+    let noise: Vec<u8> = (0..777u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8 % 150).collect();
+    let whole = grey(37, 21, &noise);
+    write("annotations/training/cut.png", whole[..whole.len() - 200].to_vec());
+    let mut spoilt = whole.clone();
+    spoilt[whole.len() / 2] ^= 1;
+    write("annotations/training/spoilt.png", spoilt);
     let listing = list("ade20k", root.path(), &["training"]).unwrap();
     check_contract(root.path(), &listing);
-    assert_eq!(listing.samples.len(), 4);
+    assert_eq!(listing.samples.len(), 6);
     assert_eq!(listing.annotations.len(), 1);
+    for name in ["cut", "spoilt"] {
+        let reason = sample(&listing, name).size.clone().unwrap_err();
+        assert!(reason.starts_with("label map: corrupt: "), "{reason}");
+    }
     assert_eq!(sample(&listing, "fits").size, Ok(Size::new(21, 37)));
     assert_eq!(sample(&listing, "unlabelled").size, Ok(Size::new(21, 37)));
     assert_eq!(sample(&listing, "other_size").size, Err("label map is 37x21, its picture 21x37".into()));
@@ -342,6 +396,9 @@ fn ade20k_in_another_layout_is_refused() {
     assert!(refused("ade20k", root.path(), &[]).contains("found them in ADEChallengeData2016"));
     write(root.path(), "images/training/a.jpg", tiny("grey.jpg"));
     write(root.path(), "images/training/a.png", tiny("grey8.png"));
+    assert!(refused("ade20k", root.path(), &[]).contains("sample \"a\" twice"));
+    // Sorted by name it stands between them.
+    write(root.path(), "images/training/a.k.jpg", tiny("grey.jpg"));
     assert!(refused("ade20k", root.path(), &[]).contains("sample \"a\" twice"));
     assert!(
         refused("ade20k", root.path(), &["val"]).contains("no such split: expected one of [\"training\"]")
@@ -384,7 +441,7 @@ fn folders_keep_what_lies_outside_out() {
         assert!(refused("folder", root.path(), &[]).starts_with("link.jpg: link leaves the dataset"));
     }
     let read = |source: &str| dataset::read_source(outside.path(), source, &Limits::default());
-    assert!(read("secret.jpg").unwrap().is_ok());
+    assert!(read("secret.jpg").unwrap().is_ok() && read("./secret.jpg").unwrap().is_ok());
     for source in ["../secret.jpg", "/etc/hostname", "", "a/../../b", "a\\..\\b"] {
         assert!(read(source).unwrap_err().to_string().contains("leaves the dataset"), "{source}");
     }

@@ -1,19 +1,19 @@
 //! ADE20K SceneParsing (ADEChallengeData2016): `images/<split>/*.jpg` with label maps of the same name in
 //! `annotations/<split>/*.png`, 0 = not labelled, k = category k.
 //!
-//! Label maps travel as the bytes of their files. A picture without one is a sample without a label. A
+//! Label maps travel as the bytes of their files, after all of their pixels have been read once. A picture without one is a sample without a label. A
 //! label map that is broken or of another size than its picture makes the sample a recorded failure,
 //! not an unlabelled one: the pair cannot be trusted, and a training set must not shrink in silence.
 //! The full ADE20K release encodes labels in RGB; it is recognised and refused.
 
 use super::{Dataset, Unprobed, named_like_picture, names, probe_all, stem};
-use crate::image::{self, ExifRule, Limits};
+use crate::image::{self, ExifRule, ImageError, Limits};
 use crate::{Error, Result};
 use featcache_store::listing::Label;
-use featcache_store::{Annotation, Category, ListedSample, Listing, Preprocess};
+use featcache_store::{Annotation, Category, ListedSample, Listing, Preprocess, Size};
 use rayon::prelude::*;
 use std::collections::HashSet;
-use std::io::Cursor;
+use std::io::{Cursor, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// Names of the 150 categories, beside the folders.
@@ -55,7 +55,14 @@ impl Ade20k {
         })
     }
 
-    fn list_split(&self, split: &str, preprocess: &Preprocess, listing: &mut Listing) -> Result<()> {
+    /// Adds a split to the listing, and the values of its label maps to `used`.
+    fn list_split(
+        &self,
+        split: &str,
+        preprocess: &Preprocess,
+        listing: &mut Listing,
+        used: &mut Values,
+    ) -> Result<()> {
         let folder = self.root.join("images").join(split);
         if !folder.is_dir() {
             return Err(Error::dataset(
@@ -64,6 +71,8 @@ impl Ade20k {
             ));
         }
         let mut unprobed: Vec<Unprobed> = Vec::new();
+        // Not neighbours, though names are sorted: `a.jpg`, `a0.jpg`, `a.png`.
+        let mut keys = HashSet::new();
         for name in names(&folder)?.into_iter().filter(|name| named_like_picture(name)) {
             if name.ends_with("_seg.png") {
                 return Err(Error::dataset(
@@ -72,8 +81,7 @@ impl Ade20k {
                 ));
             }
             let key = stem(&name).to_owned();
-            // Names are sorted, so pictures of one stem are neighbours.
-            if unprobed.last().is_some_and(|last| last.key == key) {
+            if !keys.insert(key.clone()) {
                 return Err(Error::dataset(folder.join(name), format!("sample {key:?} twice")));
             }
             let source = format!("images/{split}/{name}");
@@ -83,40 +91,44 @@ impl Ade20k {
             return Err(Error::dataset(&folder, "no pictures: expected *.jpg right in this folder"));
         }
         let mut samples = probe_all(&self.root, unprobed, preprocess);
-        let labels: Vec<Option<Annotation>> =
+        let labels: Vec<Option<(Annotation, Values)>> =
             samples.par_iter_mut().map(|sample| self.label(sample)).collect::<Result<_>>()?;
         self.warn_of_orphans(split, &samples)?;
-        listing.annotations.extend(labels.into_iter().flatten());
+        for (annotation, values) in labels.into_iter().flatten() {
+            listing.annotations.push(annotation);
+            used.iter_mut().zip(values).for_each(|(used, here)| *used |= here);
+        }
         listing.samples.extend(samples);
         Ok(())
     }
 
-    /// The label of a sample, if it has one; a label that does not fit turns the sample into a failure.
-    fn label(&self, sample: &mut ListedSample) -> Result<Option<Annotation>> {
+    /// The label of a sample, if it has one, and its values; a label that does not fit turns the sample into a
+    /// failure.
+    fn label(&self, sample: &mut ListedSample) -> Result<Option<(Annotation, Values)>> {
         let path = self.root.join("annotations").join(&sample.split).join(format!("{}.png", sample.key));
-        let png = match std::fs::read(&path) {
-            Ok(png) => png,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io(&path)(error)),
+        // Limits are the pictures'.
+        let limits = Limits::default();
+        let read = match image::read_file(&path, &limits) {
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
+            read => read?,
         };
-        // Limits and the rule for turning are the pictures'; a label map has no orientation.
-        match image::probe(&png, ExifRule::Ignore, &Limits::default()) {
+        match read.and_then(|png| Ok((label_values(&path, &png, &limits)?, png))) {
             Err(error) => {
                 sample.size = Err(format!("label map: {error}"));
-                return Ok(None);
+                Ok(None)
             }
-            Ok(found) => {
-                refuse_other_encodings(&path, &png)?;
+            Ok((Err(refused), _)) => Err(refused),
+            Ok((Ok((found, values)), png)) => {
                 if let Ok(size) = sample.size
                     && size != found
                 {
                     sample.size = Err(format!("label map is {found}, its picture {size}"));
                     return Ok(None);
                 }
+                let (split, key) = (sample.split.clone(), sample.key.clone());
+                Ok(Some((Annotation { split, key, id: None, label: Label::LabelMap { png } }, values)))
             }
         }
-        let (split, key) = (sample.split.clone(), sample.key.clone());
-        Ok(Some(Annotation { split, key, id: None, label: Label::LabelMap { png } }))
     }
 
     fn warn_of_orphans(&self, split: &str, samples: &[ListedSample]) -> Result<()> {
@@ -137,8 +149,8 @@ impl Ade20k {
         Ok(())
     }
 
-    /// Categories from the names file that is there, or else from the values in the label maps.
-    fn categories(&self, annotations: &[Annotation]) -> Result<Vec<Category>> {
+    /// Categories from the names file that is there, or else from the values that label maps use.
+    fn categories(&self, used: &Values) -> Result<Vec<Category>> {
         for (name, parse) in [
             (OBJECT_INFO, object_info as fn(&Path, &str) -> Result<Vec<Category>>),
             (NAMES, one_a_line as fn(&Path, &str) -> Result<Vec<Category>>),
@@ -149,13 +161,6 @@ impl Ade20k {
                 return parse(&path, &text);
             }
         }
-        let used = annotations
-            .par_iter()
-            .map(|annotation| match &annotation.label {
-                Label::LabelMap { png } => values(png),
-                Label::Object { .. } => [false; 256],
-            })
-            .reduce(|| [false; 256], |a, b| std::array::from_fn(|value| a[value] || b[value]));
         // Up to the largest, without gaps: a small split need not show every category. 255 is how other
         // tools write "not labelled".
         let last = (1..255).rev().find(|&value| used[value]).unwrap_or(0);
@@ -176,8 +181,9 @@ impl Dataset for Ade20k {
         let found = self.found_splits()?;
         let splits = if self.splits.is_empty() { found } else { self.splits.clone() };
         let mut listing = Listing { dataset: self.kind().into(), ..Listing::default() };
+        let mut used = [false; 256];
         for split in &splits {
-            self.list_split(split, preprocess, &mut listing)?;
+            self.list_split(split, preprocess, &mut listing, &mut used)?;
         }
         if listing.samples.is_empty() {
             return Err(Error::dataset(
@@ -185,7 +191,7 @@ impl Dataset for Ade20k {
                 "no splits: expected training or validation",
             ));
         }
-        listing.categories = self.categories(&listing.annotations)?;
+        listing.categories = self.categories(&used)?;
         Ok(listing)
     }
 }
@@ -213,13 +219,33 @@ fn refuse_other_encodings(path: &Path, bytes: &[u8]) -> Result<()> {
     }
 }
 
-/// Which values a label map holds; none where it cannot be decoded, which its use will say.
-fn values(bytes: &[u8]) -> [bool; 256] {
+/// Which values occur.
+type Values = [bool; 256];
+
+/// Size and values of a label map, all of its pixels decoded. The outer error is to be recorded with the
+/// sample, the inner one says that the dataset is not in this layout.
+fn label_values(
+    path: &Path,
+    bytes: &[u8],
+    limits: &Limits,
+) -> std::result::Result<Result<(Size, Values)>, ImageError> {
+    // A label map has no orientation.
+    let size = image::probe(bytes, ExifRule::Ignore, limits)?;
+    if let Err(refused) = refuse_other_encodings(path, bytes) {
+        return Ok(Err(refused));
+    }
+    values(bytes)
+        .map(|values| Ok((size, values)))
+        .map_err(|error| ImageError::Corrupt { what: error.to_string() })
+}
+
+/// Which values a label map of at most 8 bits holds.
+fn values(bytes: &[u8]) -> std::result::Result<Values, png::DecodingError> {
     let mut used = [false; 256];
-    let Ok(mut reader) = png::Decoder::new(Cursor::new(bytes)).read_info() else { return used };
-    let Some(size) = reader.output_buffer_size() else { return used };
+    let mut reader = png::Decoder::new(Cursor::new(bytes)).read_info()?;
+    let size = reader.output_buffer_size().ok_or(png::DecodingError::LimitsExceeded)?;
     let mut packed = vec![0; size];
-    let Ok(frame) = reader.next_frame(&mut packed) else { return used };
+    let frame = reader.next_frame(&mut packed)?;
     let depth = frame.bit_depth as usize;
     for row in packed.chunks(frame.line_size.max(1)) {
         for x in 0..frame.width as usize {
@@ -228,7 +254,7 @@ fn values(bytes: &[u8]) -> [bool; 256] {
             used[usize::from(byte >> (8 - depth - bit % 8)) & ((1 << depth) - 1)] = true;
         }
     }
-    used
+    Ok(used)
 }
 
 fn category(id: i64, name: String) -> Category {

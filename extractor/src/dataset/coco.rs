@@ -1,8 +1,9 @@
 //! COCO 2017 and the folder layouts that exporters make of it.
 //!
 //! Official: `annotations/instances_<split>.json` and `<split>/<file_name>`. Also found: `image_info_<split>.json`
-//! (test pictures without labels), pictures under `images/<split>`, Roboflow's
-//! `<split>/_annotations.coco.json`, and one `annotations.json` beside its pictures (split `all`).
+//! (test pictures without labels), pictures under `images/<split>` or in the folder that their `coco_url` names
+//! (those of `test-dev2017` are some of `test2017`'s), Roboflow's `<split>/_annotations.coco.json`, and one
+//! `annotations.json` beside its pictures (split `all`).
 //! Sizes come from the pictures' headers: where the json states others, the header counts.
 
 mod json;
@@ -72,13 +73,12 @@ impl Coco {
     /// The folder, relative to the root and ending in `/` unless it is the root, that the file names
     /// of a split are relative to: where most of the first names are.
     fn picture_folder(&self, split: &str, images: &[ImageRow]) -> Result<String> {
-        let candidates = [
-            format!("{split}/"),
-            format!("images/{split}/"),
-            format!("{split}/images/"),
-            "images/".into(),
-            String::new(),
-        ];
+        let mut candidates =
+            vec![format!("{split}/"), format!("images/{split}/"), format!("{split}/images/")];
+        if let Some(folder) = images.first().and_then(ImageRow::url_folder).filter(|name| *name != split) {
+            candidates.extend([format!("{folder}/"), format!("images/{folder}/")]);
+        }
+        candidates.extend(["images/".into(), String::new()]);
         let first = &images[..images.len().min(16)];
         let holds = |folder: &String| {
             first.iter().filter(|image| self.root.join(folder).join(&image.file_name).is_file()).count()
@@ -127,27 +127,31 @@ impl Coco {
     /// Samples of the file's images; names that leave the folder or collide are refused.
     fn unprobed(&self, path: &Path, split: &str, images: &[ImageRow]) -> Result<Vec<Unprobed>> {
         let wrong = |what: String| Error::dataset(path, what);
-        for image in images {
-            if relative(&image.file_name).is_none() {
-                return Err(wrong(format!(
+        let below = |image: &ImageRow| {
+            let below = relative(&image.file_name);
+            below.and_then(|path| path.into_os_string().into_string().ok()).ok_or_else(|| {
+                wrong(format!(
                     "image {}: file_name {:?} leaves the folder of pictures",
                     image.id, image.file_name
-                )));
-            }
-        }
+                ))
+            })
+        };
+        // Without the `./` that some exporters begin names with.
+        let names: Vec<String> = images.iter().map(below).collect::<Result<_>>()?;
         let folder = self.picture_folder(split, images)?;
         let mut keys: HashMap<&str, &str> = HashMap::with_capacity(images.len());
         images
             .iter()
-            .map(|image| {
-                let key = stem(&image.file_name);
-                if let Some(first) = keys.insert(key, &image.file_name) {
-                    return Err(wrong(format!("sample {key:?} twice: {first:?} and {:?}", image.file_name)));
+            .zip(&names)
+            .map(|(image, name)| {
+                let key = stem(name);
+                if let Some(first) = keys.insert(key, name) {
+                    return Err(wrong(format!("sample {key:?} twice: {first:?} and {name:?}")));
                 }
                 Ok(Unprobed {
                     split: split.into(),
                     key: key.into(),
-                    source: format!("{folder}{}", image.file_name),
+                    source: format!("{folder}{name}"),
                     image_id: Some(image.id),
                 })
             })

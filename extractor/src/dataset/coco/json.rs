@@ -27,6 +27,18 @@ pub(super) struct ImageRow {
     pub(super) file_name: String,
     pub(super) width: Option<f64>,
     pub(super) height: Option<f64>,
+    /// Text in the official files, anything in others.
+    coco_url: Option<serde_json::Value>,
+}
+
+impl ImageRow {
+    /// The folder that the picture's address names, if that can be the name of a folder here.
+    pub(super) fn url_folder(&self) -> Option<&str> {
+        let (folders, _) = self.coco_url.as_ref()?.as_str()?.rsplit_once('/')?;
+        let (_, folder) = folders.rsplit_once('/')?;
+        let is_name = super::relative(folder).is_some_and(|path| path.as_os_str() == folder);
+        is_name.then_some(folder)
+    }
 }
 
 #[derive(Deserialize)]
