@@ -4,6 +4,7 @@
 //! ```text
 //! RUN/
 //!   recipe.toml                     the recipe with every default written out
+//!   features.json                   what the features are: see [`crate::features`]
 //!   log.jsonl                       one JSON object a line
 //!   checkpoint-latest.safetensors   `model.*`, `optimizer.*`; its metadata holds a [`CheckpointState`]
 //! ```
@@ -12,11 +13,11 @@ use crate::identity::RunIdentity;
 use crate::order::Position;
 use crate::tensor::bytes_of;
 use crate::{Error, Result};
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde::{Deserialize, Serialize};
-use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
@@ -119,75 +120,71 @@ impl Checkpoint {
 }
 
 /// Writes a checkpoint so that `path` holds the old or the new one at every moment: temporary file,
-/// fsync, rename, fsync of the folder. Tensors leave their device one at a time.
+/// fsync, rename, fsync of the folder. Tensors leave their device one at a time; the first that cannot
+/// be copied is the error, and the old checkpoint stays.
+///
+/// The file is written here and not by `safetensors`, whose writer cannot be told that a tensor failed
+/// and names its temporary file anew each time, so that kills would leave one after the other.
 pub fn write_checkpoint<'a>(
     path: &Path,
     state: &CheckpointState,
     model: impl Iterator<Item = (String, &'a Tensor)>,
     optimizer: impl Iterator<Item = (String, &'a Tensor)>,
 ) -> Result<()> {
-    let json = serde_json::to_string(state)
-        .map_err(|e| Error::invalid(format!("checkpoint state cannot be written as JSON: {e}")))?;
+    let as_json = |e| Error::invalid(format!("checkpoint state cannot be written as JSON: {e}"));
+    let json = serde_json::to_string(state).map_err(as_json)?;
     let named = model
         .map(|(name, tensor)| (format!("model.{name}"), tensor))
         .chain(optimizer.map(|(name, tensor)| (format!("optimizer.{name}"), tensor)));
-    let tensors = named.map(|(name, tensor)| Ok((name, Stored::new(tensor)?))).collect::<Result<Vec<_>>>()?;
-    let metadata = HashMap::from([(STATE_KEY.to_owned(), json)]);
+    let tensors: BTreeMap<String, &Tensor> = named.collect();
+    let mut end = 0;
+    let mut infos = Vec::with_capacity(tensors.len());
+    for (name, tensor) in &tensors {
+        if tensor.f_kind()? != Kind::Float {
+            return Err(Error::invalid(format!("a checkpoint holds binary32, found {:?}", tensor.kind())));
+        }
+        let shape: Vec<usize> = tensor.size().iter().map(|&side| side as usize).collect();
+        let start = end;
+        end += tensor.numel() * Kind::Float.elt_size_in_bytes();
+        infos.push((name.clone(), TensorInfo { dtype: Dtype::F32, shape, data_offsets: (start, end) }));
+    }
+    let metadata = Metadata::new(Some(HashMap::from([(STATE_KEY.to_owned(), json)])), infos)
+        .map_err(|e| Error::invalid(format!("checkpoint cannot be written as safetensors: {e}")))?;
+    let mut header = serde_json::to_vec(&metadata).map_err(as_json)?;
+    // Tensors start at a multiple of eight bytes: spaces are part of the header.
+    header.resize(header.len().next_multiple_of(8), b' ');
     replace(path, |temporary| {
-        safetensors::serialize_to_file(tensors, Some(metadata), temporary)
-            .map_err(|e| Error::io(temporary)(std::io::Error::other(e)))
+        let io = Error::io;
+        let mut file = File::create(temporary).map_err(io(temporary))?;
+        file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io(temporary))?;
+        file.write_all(&header).map_err(io(temporary))?;
+        for tensor in tensors.values() {
+            file.write_all(&bytes_of(tensor)?).map_err(io(temporary))?;
+        }
+        Ok(())
     })
 }
 
-/// Replaces the file at `path` by what `write` puts at the temporary path that it is given.
-pub(crate) fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+/// Replaces the file at `path` by what `write` puts at the temporary path that it is given: at every
+/// moment it is the old one or the new one. The temporary name is fixed, so that what a kill leaves is
+/// overwritten by the next attempt; the caller sees to it that one process at a time writes this file.
+///
+/// # Errors
+/// What `write` fails with; the system's refusal to sync or rename. The old file stays.
+pub fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".tmp-{name}-{}", std::process::id()));
-    let result = write(&temporary).and_then(|()| {
+    let temporary = path.with_file_name(format!(".tmp-{name}"));
+    let publish = || {
         let file = File::open(&temporary).map_err(Error::io(&temporary))?;
         file.sync_all().map_err(Error::io(&temporary))?;
         std::fs::rename(&temporary, path).map_err(Error::io(path))?;
-        let folder = path.parent().unwrap_or(path);
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::io(folder))
-    });
+    };
+    let result = write(&temporary).and_then(|()| publish());
     if result.is_err() {
         // The error is already on its way; a temporary that stays is overwritten by the next attempt.
         let _ = std::fs::remove_file(&temporary);
     }
     result
-}
-
-/// A tensor that gives its bytes only when the writer comes to it.
-struct Stored<'a> {
-    tensor: &'a Tensor,
-    shape: Vec<usize>,
-}
-
-impl<'a> Stored<'a> {
-    fn new(tensor: &'a Tensor) -> Result<Self> {
-        if tensor.f_kind()? != Kind::Float {
-            return Err(Error::invalid(format!("a checkpoint holds binary32, found {:?}", tensor.kind())));
-        }
-        Ok(Self { tensor, shape: tensor.size().iter().map(|&side| side as usize).collect() })
-    }
-}
-
-impl View for Stored<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        // The trait cannot fail. Copying a binary32 tensor out fails only if its device is gone; the
-        // writer then finds too few bytes and refuses the file.
-        bytes_of(self.tensor).unwrap_or_default().into()
-    }
-
-    fn data_len(&self) -> usize {
-        self.tensor.numel() * 4
-    }
 }

@@ -71,6 +71,12 @@ pub enum Error {
         /// First line of torch's message.
         what: String,
     },
+    /// The caller asked to stop before the end.
+    #[error("{what}")]
+    Stopped {
+        /// What was stopped, and after how much of it.
+        what: String,
+    },
     /// The caller's input is not valid.
     #[error("{what}")]
     Invalid {

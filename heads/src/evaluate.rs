@@ -77,6 +77,10 @@ pub struct Report {
 }
 
 /// Scores the run in `folder` on a store of the same fingerprint and categories.
+///
+/// # Errors
+/// Another store ([`Error::RunMismatch`] names the field); [`Error::Stopped`]; unreadable features or
+/// labels.
 pub fn evaluate(folder: &Path, store: &Store, settings: &EvaluateSettings<'_>) -> Result<Report> {
     let run = Run::open(folder, settings.device)?;
     run.check_store(store)?;
@@ -125,7 +129,8 @@ pub fn evaluate_run(run: &Run, store: &Store, settings: &EvaluateSettings<'_>) -
                 progress(samples + unlabelled, total);
             }
             if settings.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
-                return Err(Error::invalid(format!("evaluation stopped after {samples} of {total} samples")));
+                let what = format!("evaluation stopped after {} of {total} samples", samples + unlabelled);
+                return Err(Error::Stopped { what });
             }
         }
         Ok((loader.waited(), loader.bytes()))

@@ -16,6 +16,9 @@ pub struct RunIdentity {
     pub dataset: String,
     /// Split trained on.
     pub split: String,
+    /// [`Selection::blake3`](crate::selection::Selection::blake3) of the rows trained on; only resuming
+    /// asks for the same.
+    pub samples: String,
     /// Levels read, finest first.
     pub levels: Vec<LevelSpec>,
     /// The store's categories, in order.
@@ -41,12 +44,13 @@ impl From<&Category> for CategoryName {
 }
 
 impl RunIdentity {
-    /// The identity of a run of this recipe on a split of a store, over these of its levels.
+    /// The identity of a run of this recipe on a split of a store, over these of its levels. Of the rows
+    /// it knows nothing yet: `samples` is empty.
     pub fn new(store: &Store, split: String, levels: Vec<LevelSpec>, recipe: TrainRecipe) -> Self {
         let fingerprint = store.fingerprint().0.clone();
         let dataset = store.spec().dataset.kind.clone();
         let categories = store.categories().iter().map(Into::into).collect();
-        Self { fingerprint, dataset, split, levels, categories, recipe }
+        Self { fingerprint, dataset, split, samples: String::new(), levels, categories, recipe }
     }
 
     /// The first field in which a store's or a recipe's identity differs from this run's.
@@ -80,7 +84,8 @@ impl RunIdentity {
         Ok(())
     }
 
-    /// As [`RunIdentity::check`], and the split and recipe too: what resuming asks for.
+    /// As [`RunIdentity::check`], and the split, its samples and the recipe too: what resuming asks for.
+    /// Two stores of one recipe can hold different pictures.
     pub fn check_resume(&self, other: &Self, folder: &Path) -> Result<()> {
         self.check(other, folder)?;
         let mismatch = |field: String, expected: String, found: String| {
@@ -88,6 +93,9 @@ impl RunIdentity {
         };
         if self.split != other.split {
             return mismatch("split".into(), self.split.clone(), other.split.clone());
+        }
+        if self.samples != other.samples {
+            return mismatch("samples".into(), self.samples.clone(), other.samples.clone());
         }
         let [ours, theirs] = [&self.recipe, &other.recipe].map(serde_json::to_value);
         let (Ok(ours), Ok(theirs)) = (ours, theirs) else {

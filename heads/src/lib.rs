@@ -5,14 +5,15 @@
 //! [`order`], [`seed`]) and what comes of them ([`labels`], the shapes of objects in [`mask`], [`truth`],
 //! [`tensor`], [`loader`]); the model ([`parameter`], [`phase`], [`norm`], [`conv`], [`neck`], [`head`],
 //! [`model`]) and what detectors are made of ([`detection`]); one step ([`loss`], [`optimizer`],
-//! [`schedule`]); the loop ([`train`](mod@train), [`identity`], [`checkpoint`], [`log`]); and what came
-//! out ([`run`], [`segment`], [`metric`], [`evaluate`](mod@evaluate)).
+//! [`schedule`]); the loop ([`train`](mod@train), [`identity`], [`features`], [`checkpoint`], [`log`]);
+//! and what came out ([`run`], [`segment`], [`metric`], [`evaluate`](mod@evaluate)).
 
 pub mod checkpoint;
 pub mod conv;
 pub mod detection;
 pub mod error;
 pub mod evaluate;
+pub mod features;
 pub mod head;
 pub mod identity;
 pub mod labels;

@@ -25,8 +25,8 @@ pub const DEFAULT_PREFETCH_BYTES: u64 = 1 << 30;
 pub struct LoaderOptions {
     /// Reading threads; at least one is started.
     pub threads: usize,
-    /// Bytes of features in memory at a time, the batch in use included. A batch that is larger is
-    /// read alone.
+    /// Bytes of features in memory at a time, the batch in use and idle memory included. A batch that
+    /// is larger is read alone.
     pub bytes: u64,
     /// How the store is read.
     pub read: ReadOptions,
@@ -100,10 +100,39 @@ struct State {
     sequence: u64,
     position: Position,
     epoch: Epoch,
+    /// Bytes of the batches that are being read, wait or are in use.
     bytes_held: u64,
     stopped: bool,
-    /// Memory of batches that are done.
+    /// Memory of batches that are done, for those to come.
     spare: Vec<Batch>,
+}
+
+impl State {
+    /// All memory of features, idle memory included.
+    fn memory_bytes(&self) -> u64 {
+        self.bytes_held + self.spare.iter().map(capacity).sum::<u64>()
+    }
+
+    /// Memory for a batch of `bytes` and what it counts as; `None` while the budget does not admit it.
+    fn admit(&mut self, bytes: u64, budget: u64) -> Option<(Batch, u64)> {
+        if self.bytes_held > 0 && self.bytes_held + bytes > budget {
+            return None;
+        }
+        // It fits beside the batches held. Idle memory that does not fit beside it, or has grown too
+        // large for it, goes back to the system.
+        loop {
+            let batch = self.spare.pop().unwrap_or_default();
+            let cost = bytes.max(capacity(&batch));
+            if self.memory_bytes() + cost <= budget || capacity(&batch) == 0 {
+                self.bytes_held += cost;
+                return Some((batch, cost));
+            }
+        }
+    }
+}
+
+fn capacity(batch: &Batch) -> u64 {
+    batch.capacity_bytes() as u64
 }
 
 impl std::fmt::Debug for Shared<'_> {
@@ -151,6 +180,7 @@ impl<'a> Shared<'a> {
 
     /// One reading thread: takes the next batch once the budget admits it, reads it, hands it over.
     fn read_ahead(&self, sender: &Sender<(u64, Result<LoadedBatch>)>) {
+        let _guard = StopOnPanic(self);
         let mut reader = None;
         while let Some((sequence, job)) = self.next_job() {
             let loaded = self.load(&mut reader, job);
@@ -190,15 +220,13 @@ impl<'a> Shared<'a> {
             }
             let rows = state.epoch.batch(state.position.cursor)?;
             let bytes = self.row_bytes(rows.size) * rows.rows.len() as u64;
-            if state.bytes_held > 0 && state.bytes_held + bytes > self.options.bytes {
+            let Some((batch, bytes)) = state.admit(bytes, self.options.bytes) else {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
-            }
-            state.bytes_held += bytes;
+            };
             state.position.cursor += 1;
             let sequence = state.sequence;
             state.sequence += 1;
-            let batch = state.spare.pop().unwrap_or_default();
             let ends_epoch = state.position.cursor == state.epoch.len();
             return Some((sequence, Job { rows, next: state.position, ends_epoch, bytes, batch }));
         }
@@ -212,6 +240,18 @@ impl<'a> Shared<'a> {
     fn stop(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
         self.changed.notify_all();
+    }
+}
+
+/// A reading thread that panics leaves a batch that never comes: the others must end too, or training
+/// would wait for it for ever.
+struct StopOnPanic<'a>(&'a Shared<'a>);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop();
+        }
     }
 }
 
@@ -254,7 +294,10 @@ impl Loader<'_> {
         self.bytes += done.bytes();
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.bytes_held -= done.bytes;
-        state.spare.push(done.batch);
+        // A batch keeps the memory of the largest that it ever held: what passes the budget is let go.
+        if state.memory_bytes() + capacity(&done.batch) <= self.shared.options.bytes {
+            state.spare.push(done.batch);
+        }
         drop(state);
         self.shared.changed.notify_all();
     }
@@ -262,6 +305,11 @@ impl Loader<'_> {
     /// Time spent waiting in [`Loader::next_batch`] so far.
     pub fn waited(&self) -> Duration {
         self.waited
+    }
+
+    /// Bytes of memory for features: of the batches that are being read, wait or are in use, and idle.
+    pub fn memory_bytes(&self) -> u64 {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).memory_bytes()
     }
 
     /// Bytes of features in the batches given back so far.

@@ -16,6 +16,8 @@ pub struct Selection {
     pub failed: u64,
     /// Rows whose unit is not in the store yet.
     pub missing: u64,
+    /// BLAKE3 of which rows these are: split, key, view and number of each, in the order of `samples`.
+    pub blake3: String,
 }
 
 impl Selection {
@@ -49,8 +51,18 @@ impl Selection {
                 format!("split {split:?} has no features: {failed} rows failed, {missing} are missing");
             return Err(Error::invalid(text));
         }
+        let mut hasher = blake3::Hasher::new();
+        for row in samples.values().flatten() {
+            let row = store.row(row.row)?;
+            for text in [&*row.split, &row.key.0, &*row.view] {
+                // Lengths keep `a`, `bc` and `ab`, `c` apart.
+                hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+            }
+            hasher.update(&row.id.0.to_le_bytes());
+        }
+        let blake3 = hasher.finalize().to_hex().to_string();
         let samples = samples.into_values().collect();
-        Ok(Self { split: split.to_owned(), samples, failed, missing })
+        Ok(Self { split: split.to_owned(), samples, failed, missing, blake3 })
     }
 }
 

@@ -5,6 +5,7 @@
 use crate::checkpoint::{
     CHECKPOINT_FORMAT, Checkpoint, CheckpointState, LOG_FILE, RECIPE_FILE, replace, write_checkpoint,
 };
+use crate::features::RunFeatures;
 use crate::identity::RunIdentity;
 use crate::loader::{Loader, LoaderOptions, Shared, Span};
 use crate::log::Log;
@@ -147,7 +148,8 @@ pub fn train(
     let selection = Selection::new(store, &split, &recipe.train.views)?;
     let truth = Truth::new(store, recipe.labels.zero)?;
     let levels = chosen_levels(store, &recipe.head.levels)?;
-    let run = RunIdentity::new(store, split, levels.clone(), recipe.clone());
+    let samples = selection.blake3.clone();
+    let run = RunIdentity { samples, ..RunIdentity::new(store, split, levels.clone(), recipe.clone()) };
     truth.check(&selection)?;
     std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
     let _lock = lock(folder)?;
@@ -159,6 +161,10 @@ pub fn train(
     };
     if let Some(checkpoint) = &resumed {
         checkpoint.state.run.check_resume(&run, folder)?;
+    }
+    // Without a checkpoint whatever lies there is of an attempt that came to nothing.
+    if resumed.is_none() || RunFeatures::read(folder, &run.fingerprint).is_err() {
+        RunFeatures::of(store).write(folder)?;
     }
     let text = recipe.to_toml()?;
     replace(&folder.join(RECIPE_FILE), |path| std::fs::write(path, &text).map_err(Error::io(path)))?;

@@ -1,4 +1,4 @@
-//! The command line as it was typed: one struct a command, no logic.
+//! The command line as it was typed: one struct a command, no logic but the ranges of numbers.
 
 use crate::exit::EXIT_CODES_HELP;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -20,6 +20,24 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Most MiB that a flag may ask for: an exabyte.
+const MOST_MIB: u64 = 1 << 40;
+
+/// Most threads or readers that a flag may ask for: more is a slip of the finger.
+const MOST_THREADS: usize = 1024;
+
+/// A number of things of which one at least is meant.
+fn count(text: &str) -> Result<usize, String> {
+    let count: usize = text.parse().map_err(|_| format!("expected a number from 1, found {text:?}"))?;
+    if count == 0 { Err("expected a number from 1, found 0".to_owned()) } else { Ok(count) }
+}
+
+/// A number of threads.
+fn threads(text: &str) -> Result<usize, String> {
+    let refuse = || format!("expected 1 to {MOST_THREADS}, found {text}");
+    text.parse().ok().filter(|count| (1..=MOST_THREADS).contains(count)).ok_or_else(refuse)
 }
 
 /// Verbs.
@@ -45,14 +63,6 @@ pub enum Command {
     Bench(BenchArgs),
     /// Draw a small data set, extract, train, score and show it.
     Demo(DemoArgs),
-}
-
-impl Command {
-    /// Names of all commands, for the config file.
-    pub fn names() -> Vec<String> {
-        let command = <Cli as clap::CommandFactory>::command();
-        command.get_subcommands().map(|c| c.get_name().to_owned()).collect()
-    }
 }
 
 /// Datasets in their official layouts.
@@ -151,9 +161,30 @@ pub struct MachineArgs {
     /// Device: auto, cpu, cuda, cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Threads of the backbone (default: the CPUs this process may use).
-    #[arg(long, value_name = "N")]
+    /// Threads of the backbone or the head (default: the CPUs this process may use).
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
+}
+
+/// How a store is read ahead of a head.
+#[derive(Debug, Clone, Args)]
+pub struct LoaderArgs {
+    /// Threads that read the store ahead.
+    #[arg(
+        long,
+        default_value_t = featcache_heads::loader::DEFAULT_PREFETCH_THREADS,
+        value_name = "N",
+        value_parser = threads
+    )]
+    pub reader_threads: usize,
+    /// Memory for features that are read ahead or in use, in MiB.
+    #[arg(
+        long,
+        default_value_t = featcache_heads::loader::DEFAULT_PREFETCH_BYTES >> 20,
+        value_name = "MIB",
+        value_parser = clap::value_parser!(u64).range(..=MOST_MIB)
+    )]
+    pub prefetch_mib: u64,
 }
 
 /// How features lie on disk.
@@ -163,7 +194,12 @@ pub struct StoreArgs {
     #[arg(long, default_value = "bf16", value_name = "ENCODINGS")]
     pub store: String,
     /// Size of a shard of the finest level, in MiB.
-    #[arg(long, default_value_t = featcache_store::DEFAULT_SHARD_BYTES >> 20, value_name = "MIB")]
+    #[arg(
+        long,
+        default_value_t = featcache_store::DEFAULT_SHARD_BYTES >> 20,
+        value_name = "MIB",
+        value_parser = clap::value_parser!(u64).range(..=MOST_MIB)
+    )]
     pub shard_mib: u64,
 }
 
@@ -220,10 +256,10 @@ pub struct ExtractArgs {
     #[arg(long, value_name = "STORE")]
     pub out: PathBuf,
     /// Pictures a forward pass, all of one bucket.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub batch: Option<usize>,
     /// Threads that decode and resize.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub decoders: Option<usize>,
     /// This worker's rank (default: from Slurm, torchrun, MPI or Kubernetes variables).
     #[arg(long)]
@@ -248,7 +284,7 @@ pub struct VerifyArgs {
     /// The store.
     pub store: PathBuf,
     /// Recompute N random rows with the model and report the differences.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = count)]
     pub against_model: Option<usize>,
     /// Where the weights come from.
     #[command(flatten)]
@@ -284,8 +320,8 @@ pub struct InspectArgs {
     /// Write PCA pictures of the sample's levels into this folder.
     #[arg(long, value_name = "DIR", requires = "sample")]
     pub pca: Option<PathBuf>,
-    /// Samples from which the shared PCA basis is computed.
-    #[arg(long, default_value_t = 16, value_name = "N")]
+    /// Rows, spread evenly over the store, from which the PCA basis shared by all samples is computed.
+    #[arg(long, default_value_t = 16, value_name = "N", value_parser = count)]
     pub pca_samples: usize,
     /// Open a store that is not finished.
     #[arg(long)]
@@ -303,9 +339,12 @@ pub struct TrainArgs {
     /// Folder of the run; an existing run goes on.
     #[arg(long, value_name = "RUN")]
     pub out: PathBuf,
-    /// Train on these splits (default: the recipe's, or every split whose name does not start with val).
-    #[arg(long, value_delimiter = ',')]
-    pub split: Vec<String>,
+    /// Train on this split (default: the only one, else the one whose name starts with train).
+    #[arg(long, value_name = "SPLIT")]
+    pub split: Option<String>,
+    /// How the store is read.
+    #[command(flatten)]
+    pub loader: LoaderArgs,
     /// What the machine should use.
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -321,9 +360,12 @@ pub struct EvalArgs {
     pub run: PathBuf,
     /// The store to score on.
     pub store: PathBuf,
-    /// Score on these splits (default: all labelled).
-    #[arg(long, value_delimiter = ',')]
-    pub split: Vec<String>,
+    /// Score on this split (default: the only one, else the one whose name starts with val).
+    #[arg(long, value_name = "SPLIT")]
+    pub split: Option<String>,
+    /// How the store is read.
+    #[command(flatten)]
+    pub loader: LoaderArgs,
     /// What the machine should use.
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -374,16 +416,16 @@ pub struct BenchReadArgs {
     /// The store.
     pub store: PathBuf,
     /// Rows read a repetition.
-    #[arg(long, default_value_t = 64, value_name = "N")]
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = count)]
     pub samples: usize,
     /// Rows a read asks for at once.
-    #[arg(long, default_value_t = 8, value_name = "N")]
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = count)]
     pub batch: usize,
     /// Repetitions of each measurement.
-    #[arg(long, default_value_t = 7, value_name = "N")]
+    #[arg(long, default_value_t = 7, value_name = "N", value_parser = count)]
     pub repeats: usize,
     /// Thread counts.
-    #[arg(long, value_delimiter = ',', default_value = "1,2")]
+    #[arg(long, value_delimiter = ',', default_value = "1,2", value_name = "N,…", value_parser = threads)]
     pub threads: Vec<usize>,
     /// Append the table to this Markdown file, under its section.
     #[arg(long, value_name = "FILE")]
@@ -403,14 +445,14 @@ pub struct BenchExtractArgs {
     #[arg(long, default_value = "800x1216", value_name = "HxW")]
     pub size: String,
     /// Pictures a run.
-    #[arg(long, default_value_t = 4, value_name = "N")]
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = count)]
     pub images: usize,
     /// Runs of each kind, interleaved.
-    #[arg(long, default_value_t = 5, value_name = "N")]
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = count)]
     pub repeats: usize,
-    /// Where the runs write (default: a temporary folder beside the working folder).
-    #[arg(long, value_name = "DIR")]
-    pub dir: Option<PathBuf>,
+    /// Where the runs write: a folder of their own is made in it and removed again.
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub dir: PathBuf,
     /// What the machine should use.
     #[command(flatten)]
     pub machine: MachineArgs,
@@ -429,10 +471,10 @@ pub struct DemoArgs {
     #[arg(long)]
     pub draw_only: bool,
     /// Training pictures.
-    #[arg(long, default_value_t = 200, value_name = "N")]
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = count)]
     pub train: usize,
     /// Held-out pictures.
-    #[arg(long, default_value_t = 50, value_name = "N")]
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = count)]
     pub val: usize,
     /// Seed of the drawing.
     #[arg(long, default_value_t = 0)]

@@ -37,7 +37,7 @@ pub fn execute(cli: &Cli) -> Result<Report> {
         Command::Verify(args) => verify::run(args, cli.quiet),
         Command::Inspect(args) => inspect::run(args),
         Command::Train(args) => train::run(args, cli.quiet),
-        Command::Eval(args) => eval::run(args),
+        Command::Eval(args) => eval::run(args, cli.quiet),
         Command::Predict(args) => predict::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(args, cli.quiet),

@@ -26,7 +26,7 @@ pub enum ExitCode {
 
 /// Table of exit codes for `--help`.
 pub const EXIT_CODES_HELP: &str = "Exit codes: 0 done, 1 bug, 2 usage, 3 bad input, 4 recipe mismatch, \
-5 corrupt store, 6 incomplete.";
+5 corrupt store, 6 incomplete or interrupted, 130 stopped at once by a second Ctrl-C.";
 
 /// An error whose exit code the place that raised it knows best.
 #[derive(Debug)]
@@ -73,6 +73,7 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<ExitCode> 
         return Some(match error {
             heads::Error::Store(error) => code_of_store(error),
             heads::Error::RunMismatch { .. } => ExitCode::RecipeMismatch,
+            heads::Error::Stopped { .. } => ExitCode::Incomplete,
             _ => ExitCode::BadInput,
         });
     }
@@ -86,6 +87,12 @@ fn code_of_store(error: &store::Error) -> ExitCode {
         store::Error::Incomplete { .. } => ExitCode::Incomplete,
         _ => ExitCode::BadInput,
     }
+}
+
+/// Runs the program; a panic, whose message is on stderr by then, ends with [`ExitCode::Bug`].
+pub fn caught(run: impl FnOnce() -> ExitCode) -> ExitCode {
+    // Nothing that was unwound through is used again.
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or(ExitCode::Bug)
 }
 
 /// The whole chain in one line: `what: where: why`, causes that the line above already holds left out.

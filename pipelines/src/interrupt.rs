@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static STOP: AtomicBool = AtomicBool::new(false);
 static INSTALLED: OnceLock<()> = OnceLock::new();
 
-/// The flag; the first call installs the handler. A second signal ends the program at once.
+/// The flag; the first call installs the handler. A second signal ends the program at once,
+/// with the shell's code 130.
 ///
 /// # Errors
 /// The handler cannot be installed.

@@ -1,8 +1,9 @@
 //! The commands as a library: what `main.rs` parses is run here, and tests and the demo run it too.
 //!
-//! Modules in reading order: what was typed ([`cli`], [`config`]), what it names ([`dataset`], [`model`],
-//! [`machine`]), what is done ([`command`]), and what people see ([`progress`], [`report`], [`exit`],
-//! [`picture`], [`pyramid`], [`scene`]).
+//! Modules in reading order: what was typed ([`cli`], [`config`]); what it names ([`dataset`], [`model`],
+//! [`machine`]); what is done ([`command`]) and how it is stopped ([`interrupt`]); what a store's levels
+//! look like ([`level`], [`pyramid`], [`picture`]), what the demo draws ([`scene`]), what this machine has
+//! ([`doctor`]); and what people see of it all ([`progress`], [`report`], [`exit`]).
 
 pub mod cli;
 pub mod command;
@@ -10,8 +11,8 @@ pub mod config;
 pub mod dataset;
 pub mod doctor;
 pub mod exit;
-pub mod features;
 pub mod interrupt;
+pub mod level;
 pub mod machine;
 pub mod model;
 pub mod picture;

@@ -1,18 +1,18 @@
 //! The one binary: reads the command line, runs a command, ends with a documented exit code.
 
-use clap::Parser;
-use featcache::cli::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use featcache::cli::Cli;
 use featcache::exit::{self, ExitCode};
 use featcache::{command, config};
 use std::io::Write;
 
 fn main() -> std::process::ExitCode {
-    let code = run();
+    let code = exit::caught(run);
     std::process::ExitCode::from(code as u8)
 }
 
 fn run() -> ExitCode {
-    let args = match config::expand(std::env::args_os().collect(), &Command::names()) {
+    let args = match config::expand(std::env::args_os().collect(), &Cli::command()) {
         Ok(args) => args,
         Err(error) => return report(&error),
     };

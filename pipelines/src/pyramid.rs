@@ -1,5 +1,6 @@
 //! PCA pictures of a store's samples: one basis a level, shared by all pictures that are shown together.
 
+use crate::level;
 use crate::picture::{Canvas, LevelMap, PcaBasis};
 use anyhow::{Context, Result};
 use featcache_store::{Batch, DType, LevelId, ReadOptions, Reader, RowId, SampleRow, Size, Status, Store};
@@ -65,10 +66,9 @@ impl<'a> Pyramid<'a> {
     fn map(&self, row: RowId, position: usize) -> Result<Map> {
         let mut batch = Batch::default();
         self.reader.read(&[row], &[self.levels[position]], None, &mut batch)?;
-        let level = batch.level(0);
-        let [_, height, width, channels] = level.shape;
-        let values =
-            level.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let map = batch.level(0);
+        let [_, height, width, channels] = map.shape;
+        let values = level::values(map.bytes).collect();
         let valid = self.store.row(row)?.valid_size.unwrap_or(Size::new(0, 0));
         let stride = self.store.recipe().levels[position].stride;
         let valid = (valid.height.div_ceil(stride) as usize, valid.width.div_ceil(stride) as usize);
@@ -76,18 +76,10 @@ impl<'a> Pyramid<'a> {
     }
 }
 
-/// Up to `count` rows with features, spread evenly over the store, `first` before all others.
-pub fn spread(store: &Store, count: usize, first: Option<RowId>) -> Vec<RowId> {
+/// Up to `count` rows with features, spread evenly over the store: the same ones whatever is shown with
+/// the basis fitted on them.
+pub fn spread(store: &Store, count: usize) -> Vec<RowId> {
     let ok: Vec<&SampleRow> = store.rows().iter().filter(|row| row.status == Status::Ok).collect();
     let step = (ok.len() / count.max(1)).max(1);
-    let mut rows: Vec<RowId> = first.into_iter().collect();
-    for row in ok.into_iter().step_by(step) {
-        if rows.len() >= count.max(1) {
-            break;
-        }
-        if Some(row.id) != first {
-            rows.push(row.id);
-        }
-    }
-    rows
+    ok.into_iter().step_by(step).take(count.max(1)).map(|row| row.id).collect()
 }

@@ -1,19 +1,29 @@
 //! Each bad input ends in one clear line (what, where, expected, found), the documented exit code, and costs
 //! nothing that was committed.
 
-use featcache_tests::{content, done, jpeg, run, text};
+use featcache_tests::{assert_same_content, content, done, featcache, jpeg, run, skipped, text, workspace};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 
 /// Runs, expects `code` and exactly one line on stderr holding all of `words`.
 #[track_caller]
 fn refused(args: &str, code: i32, words: &[&str]) {
-    let output = run(&format!("--quiet {args}"));
+    let mut command = featcache();
+    refused_from(command.arg("--quiet").args(args.split_whitespace()), code, words);
+}
+
+/// As [`refused`], of a command that something was done to.
+#[track_caller]
+fn refused_from(command: &mut Command, code: i32, words: &[&str]) {
+    let output = command.output().unwrap();
+    let args = format!("{command:?}");
     let stderr = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "featcache {args}\n{stderr}");
+    assert_eq!(output.status.code(), Some(code), "{args}\n{stderr}");
     let lines: Vec<&str> = stderr.lines().filter(|line| !line.starts_with("warn")).collect();
-    assert_eq!(lines.len(), 1, "featcache {args}\n{stderr}");
+    assert_eq!(lines.len(), 1, "{args}\n{stderr}");
     for word in words {
-        assert!(lines[0].contains(word), "featcache {args}: {word:?} is not in\n{stderr}");
+        assert!(lines[0].contains(word), "{args}: {word:?} is not in\n{stderr}");
     }
 }
 
@@ -36,11 +46,11 @@ fn usage_errors_end_with_2() {
     pictures(&root, 1);
     let command = format!("extract folder --root {} --out {}", root.display(), store.display());
     refused(&format!("{command} --backbone swinv2-t"), 2, &["--weights", "--random-weights"]);
-    refused(&format!("{command} {FAKE} --levels p2,p9"), 2, &["p9", "p2"]);
+    refused(&format!("{command} {FAKE} --levels p2,p9"), 2, &["level \"p9\" is unknown", "has p2, p3"]);
     refused(&format!("{command} {FAKE} --views mirror"), 2, &["mirror", "hflip"]);
     refused(&format!("{command} {FAKE} --resize 800x1333"), 2, &["800x1333"]);
     refused(&format!("{command} {FAKE} --store p2=int3"), 2, &["int3"]);
-    refused(&format!("{command} {FAKE} --rank 3 --world 2"), 2, &["3", "2"]);
+    refused(&format!("{command} {FAKE} --rank 3 --world 2"), 2, &["rank 3 is not below the world size 2"]);
     assert!(!store.exists(), "a usage error must leave nothing behind");
 }
 
@@ -64,7 +74,7 @@ fn a_dataset_that_is_not_one() {
         (
             "{\"images\":[{\"id\":1,\"file_name\":\"a.jpg\",\"width\":5,\"height\":5},\
               {\"id\":1,\"file_name\":\"b.jpg\",\"width\":5,\"height\":5}],\"annotations\":[],\"categories\":[]}",
-            "1",
+            "image id 1",
         ),
         (
             "{\"images\":[{\"id\":1,\"file_name\":\"../../etc/passwd\",\"width\":5,\"height\":5}],\
@@ -129,7 +139,7 @@ fn another_recipe_or_a_newer_format_is_refused_and_costs_nothing() {
         document.replacen("\"format\": 1", "\"format\": 2", 1).replacen("\"format\":1", "\"format\":2", 1);
     assert_ne!(document, newer);
     std::fs::write(&path, newer).unwrap();
-    refused(&format!("{command} {FAKE}"), 3, &["2", "1", "newer"]);
+    refused(&format!("{command} {FAKE}"), 3, &["format 2 is newer than 1"]);
     refused(&format!("inspect {}", store.display()), 3, &["newer"]);
 }
 
@@ -141,19 +151,77 @@ fn a_folder_that_cannot_be_written() {
     let file = folder.path().join("file");
     std::fs::write(&file, b"in the way").unwrap();
     let store = file.join("store");
-    refused(
-        &format!("extract folder --root {} --out {} {FAKE}", root.display(), store.display()),
-        3,
-        &["file"],
-    );
-    // A full disk, without filling one.
-    if Path::new("/dev/full").exists() {
-        let store = folder.path().join("foreign");
-        std::fs::create_dir(&store).unwrap();
-        std::fs::write(store.join("notes.txt"), b"somebody's").unwrap();
-        refused(&format!("inspect {}", store.display()), 3, &["foreign"]);
+    let extract =
+        |store: &Path| format!("extract folder --root {} --out {} {FAKE}", root.display(), store.display());
+    refused(&extract(&store), 3, &[&file.display().to_string(), "Not a directory"]);
+    let foreign = folder.path().join("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    std::fs::write(foreign.join("notes.txt"), b"somebody's").unwrap();
+    refused(&format!("inspect {}", foreign.display()), 3, &[&foreign.display().to_string()]);
+
+    // Permissions do not bind root, so that root gives its own up for this: to nobody.
+    let (locked, store) = (folder.path().join("locked"), folder.path().join("locked/store"));
+    std::fs::create_dir(&locked).unwrap();
+    for (path, mode) in [(folder.path(), 0o755), (&root, 0o755), (&locked, 0o555)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
+    let program = featcache();
+    let mut command = match rustix::process::geteuid().is_root() {
+        false => featcache(),
+        true => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program.get_program());
+            let mut probe = Command::new("setpriv");
+            probe.args(command.get_args()).arg("--version");
+            if !probe.output().is_ok_and(|output| output.status.success()) {
+                skipped("root, and no setpriv to run the program as somebody else");
+                return;
+            }
+            command
+        }
+    };
+    let command = command.arg("--quiet").args(extract(&store).split_whitespace());
+    refused_from(command, 3, &[&store.display().to_string(), "Permission denied"]);
 }
+
+#[test]
+fn a_disk_that_is_full_half_way_costs_what_was_not_committed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, store, whole) =
+        (folder.path().join("p"), folder.path().join("store"), folder.path().join("whole"));
+    pictures(&root, 3);
+    // Its shards are a hundred times as large as the others'.
+    std::fs::write(root.join("large.jpg"), jpeg(400, 560, 9)).unwrap();
+    let extract = |store: &Path| {
+        format!("extract folder --root {} --out {} {FAKE} --shard-mib 0", root.display(), store.display())
+    };
+    done(&format!("--quiet {}", extract(&whole)));
+    // A write past the limit fails as one on a full disk does, once the signal for it is ignored.
+    let limited = |blocks: u64| {
+        let program = featcache();
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).arg(program.get_program()).arg("--quiet");
+        command.args(extract(&store).split_whitespace());
+        command
+    };
+    refused_from(&mut limited(LIMIT_BLOCKS), 3, &[&store.display().to_string(), "File too large"]);
+    // Commit records, without the locks and temporaries beside them.
+    let units = |store: &Path| {
+        let mut files = content(store);
+        files.retain(|name, _| name.starts_with("units/") && name.ends_with(".parquet"));
+        files
+    };
+    let (committed, all) = (units(&store), units(&whole));
+    assert!((1..all.len()).contains(&committed.len()), "{} of {}", committed.len(), all.len());
+    refused_from(&mut limited(LIMIT_BLOCKS), 3, &["File too large"]);
+    assert!(units(&store) == committed, "what is committed stays");
+    done(&format!("--quiet {}", extract(&store)));
+    assert_same_content(&whole, &store);
+}
+
+/// Blocks of 512 bytes: shards of the small pictures fit, those of the large one do not.
+const LIMIT_BLOCKS: u64 = 200;
 
 #[test]
 fn weights_that_do_not_fit() {
@@ -181,7 +249,7 @@ fn stores_that_lie_are_refused() {
     let (root, store) = (folder.path().join("p"), folder.path().join("s"));
     pictures(&root, 2);
     done(&format!("--quiet extract folder --root {} --out {} {FAKE}", root.display(), store.display()));
-    refused(&format!("inspect {}", root.display()), 3, &["p"]);
+    refused(&format!("inspect {}", root.display()), 3, &[&format!("store not found in {}", root.display())]);
     let path = store.join("manifest.json");
     let manifest = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, manifest.replacen("plan.parquet", "../../plan.parquet", 1)).unwrap();
@@ -214,8 +282,69 @@ fn a_config_file_is_a_second_spelling_of_the_flags() {
     let levels: Vec<_> =
         shown["levels"].as_array().unwrap().iter().map(|l| l["name"].as_str().unwrap()).collect();
     assert_eq!(levels, ["p4"], "a typed flag wins over the file");
-    std::fs::write(&config, "[extract]\nbackbon = \"fake\"\n").unwrap();
-    let output = run(&command);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output.stderr).contains("--backbon"), "{}", text(&output.stderr));
+    let shown = config.display().to_string();
+    for (content, line, what) in [
+        ("[extract]\nbackbone = \"fake\"\nbackbon = \"fake\"\n", 3, "[extract] backbon: unknown key"),
+        ("# of another command, but of no use\n[plan]\nout = \"s\"\n", 3, "[plan] out: unknown key"),
+        ("[extract]\nexif = true\n\n[extrakt]\nexif = true\n", 4, "table extrakt is unknown"),
+        ("backbone = \"fake\"\n", 1, "key backbone is unknown"),
+        ("extract = 3\n", 1, "extract is not a table"),
+        ("[bench.read]\nsamples = 8\nsample = 8\n", 3, "[bench.read] sample: unknown key"),
+        ("[bench.raed]\nsamples = 8\n", 1, "[bench] raed: unknown key"),
+        ("[extract]\nlevels = [\"p3\", [\"p4\"]]\n", 2, "[extract] levels: expected a string"),
+        ("[extract]\nconfig = \"other.toml\"\n", 2, "[extract] config: unknown key"),
+        ("[extract]\nbackbone = \"fake\nresize = \"none\"\n", 2, ""),
+        ("[extract]\nexif = true\nexif = true\n", 3, ""),
+    ] {
+        std::fs::write(&config, content).unwrap();
+        refused(&command, 2, &[&format!("config {shown}, line {line}: {what}")]);
+    }
+}
+
+#[test]
+fn a_typed_flag_wins_over_any_of_its_group_in_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("p");
+    pictures(&root, 1);
+    let config = folder.path().join("c.toml");
+    let weights = workspace().join("assets/swinv2-demo.safetensors");
+    let plan = |flags: &str| {
+        format!(
+            "--quiet --config {} plan folder --root {} --backbone swinv2-demo --time-images 0 {flags}",
+            config.display(),
+            root.display()
+        )
+    };
+    std::fs::write(&config, "[plan]\nrandom_weights = 3\n").unwrap();
+    done(&plan(&format!("--weights {}", weights.display())));
+    done(&plan("--random-weights=4"));
+    // Without a typed one the file's own is taken, and two of them in the file are one too many.
+    std::fs::write(&config, "[plan]\nweights = \"no/such/file.safetensors\"\n").unwrap();
+    refused(&plan(""), 3, &["no/such/file.safetensors"]);
+    std::fs::write(&config, "[plan]\nweights = \"w\"\nrandom_weights = 3\n").unwrap();
+    assert_eq!(run(&plan("")).status.code(), Some(2));
+}
+
+#[test]
+fn numbers_out_of_range_are_usage_errors() {
+    for (args, what) in [
+        ("train s --recipe r --out o --threads 0", "expected 1 to 1024, found 0"),
+        ("train s --recipe r --out o --threads 99999", "expected 1 to 1024, found 99999"),
+        ("train s --recipe r --out o --reader-threads 0", "expected 1 to 1024, found 0"),
+        ("train s --recipe r --out o --prefetch-mib 99999999999999999", "99999999999999999 is not in"),
+        ("extract folder --root . --backbone fake --out o --batch 0", "expected a number from 1, found 0"),
+        ("extract folder --root . --backbone fake --out o --decoders 0", "expected 1 to 1024, found 0"),
+        ("extract folder --root . --backbone fake --out o --shard-mib 99999999999999", "is not in"),
+        ("verify s --against-model 0", "expected a number from 1, found 0"),
+        ("inspect s --sample k --pca p --pca-samples 0", "expected a number from 1, found 0"),
+        ("bench extract --images 0", "expected a number from 1, found 0"),
+        ("bench extract --repeats 0", "expected a number from 1, found 0"),
+        ("bench read s --threads 1,0", "expected 1 to 1024, found 0"),
+        ("bench read s --samples -3", "-3"),
+        ("demo --train 0", "expected a number from 1, found 0"),
+    ] {
+        let output = run(&format!("--quiet {args}"));
+        assert_eq!(output.status.code(), Some(2), "featcache {args}");
+        assert!(text(&output.stderr).contains(what), "featcache {args}: {}", text(&output.stderr));
+    }
 }

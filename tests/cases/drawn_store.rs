@@ -27,11 +27,19 @@ pub(crate) struct DrawnStore {
     pub(crate) poisoned: Option<&'static str>,
     /// Key of a sample whose label map is larger than its picture.
     pub(crate) large_label: Option<&'static str>,
+    /// In front of every key: other pictures of the same recipe, none of them special.
+    pub(crate) prefix: &'static str,
 }
 
 impl Default for DrawnStore {
     fn default() -> Self {
-        Self { weights: "ab", classes: ["wall", "sky", "tree"], poisoned: None, large_label: None }
+        Self {
+            weights: "ab",
+            classes: ["wall", "sky", "tree"],
+            poisoned: None,
+            large_label: None,
+            prefix: "",
+        }
     }
 }
 
@@ -153,7 +161,7 @@ impl DrawnStore {
         let mut listing = Listing { dataset: "ade20k".into(), ..Listing::default() };
         for (split, count) in SPLITS {
             for i in 0..count {
-                let key = SampleKey(format!("{split}-{i:02}"));
+                let key = SampleKey(format!("{}{split}-{i:02}", self.prefix));
                 let size = source_size(&key.0);
                 if key.0 != "val-03" {
                     let label = Label::LabelMap { png: self.label_png(&key.0) };

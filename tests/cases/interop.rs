@@ -174,7 +174,9 @@ fn python() -> Option<PathBuf> {
 #[test]
 fn tensorstore_reads_the_same_bytes() {
     let Some(python) = python() else {
-        println!("skipped: no tensorstore");
+        // There the set-up must bring it: a test that never runs proves nothing.
+        assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "no Python with tensorstore under CI");
+        featcache_tests::skipped("no Python with tensorstore: cargo xtask test fetches it where it can");
         return;
     };
     let folder = tempfile::tempdir().unwrap();

@@ -218,3 +218,77 @@ fn a_failing_label_arrives_at_its_place_in_the_order() {
         assert_eq!(loader.next_batch().unwrap_err().to_string(), format!("row {bad} is bad"));
     });
 }
+
+#[test]
+fn memory_stays_within_the_budget_when_sizes_vary() {
+    let drawn = DrawnStore::default().write();
+    let store = drawn.open();
+    let selection = Selection::new(&store, "train", &[]).unwrap();
+    let levels = &store.recipe().levels;
+    let bytes_of =
+        |size: Size| levels.iter().map(|l| l.shape(size).iter().product::<usize>() as u64 * 4).sum::<u64>();
+    let (small, large) = (bytes_of(Size::new(64, 64)), bytes_of(Size::new(64, 128)));
+    assert_eq!(large, 2 * small);
+    let order = Order::new(selection.samples, options(9, 1));
+    let span = Span { start: Position::default(), batches: 60 };
+    let read_target = |_: RowId| Ok(None);
+    // Room for five small batches: three that held a large row fill it, recycled or not.
+    for threads in [1, 3] {
+        let budget = 5 * small;
+        let loader_options = LoaderOptions { threads, bytes: budget, ..LoaderOptions::default() };
+        let shared = Shared::new(&store, &order, span, levels, &read_target, loader_options).unwrap();
+        std::thread::scope(|scope| {
+            let mut loader = shared.start(scope);
+            let mut sizes = BTreeSet::new();
+            while let Some(batch) = loader.next_batch().unwrap() {
+                sizes.insert(batch.rows.size.width);
+                assert!(loader.memory_bytes() <= budget, "{} of {budget}", loader.memory_bytes());
+                loader.recycle(batch);
+                assert!(loader.memory_bytes() <= budget, "{} of {budget}", loader.memory_bytes());
+            }
+            assert_eq!(sizes.len(), 2);
+        });
+    }
+    // A batch larger than the budget is read alone, and its memory is not kept.
+    let loader_options = LoaderOptions { threads: 1, bytes: 1, ..LoaderOptions::default() };
+    let one = Span { start: Position::default(), batches: 1 };
+    let shared = Shared::new(&store, &order, one, levels, &read_target, loader_options).unwrap();
+    std::thread::scope(|scope| {
+        let mut loader = shared.start(scope);
+        let batch = loader.next_batch().unwrap().unwrap();
+        loader.recycle(batch);
+        assert_eq!(loader.memory_bytes(), 0);
+    });
+}
+
+#[test]
+fn a_reading_thread_that_panics_does_not_leave_training_waiting() {
+    let drawn = DrawnStore::default().write();
+    let store = drawn.open();
+    let selection = Selection::new(&store, "train", &[]).unwrap();
+    let order = Order::new(selection.samples, options(9, 1));
+    let bad = order.epoch(0).batch(2).unwrap().rows[0];
+    let read_target = move |row: RowId| {
+        assert!(row != bad, "as it should be: this case panics");
+        Ok(None)
+    };
+    let span = Span { start: Position::default(), batches: 1_000_000 };
+    let loader_options = LoaderOptions { threads: 3, bytes: 100_000, ..LoaderOptions::default() };
+    let levels = &store.recipe().levels;
+    let shared = Shared::new(&store, &order, span, levels, &read_target, loader_options).unwrap();
+    let mut message = None;
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        std::thread::scope(|scope| {
+            let mut loader = shared.start(scope);
+            message = loop {
+                match loader.next_batch() {
+                    Ok(Some(batch)) => loader.recycle(batch),
+                    Ok(None) => break None,
+                    Err(error) => break Some(error.to_string()),
+                }
+            };
+        });
+    }));
+    assert!(unwound.is_err(), "the panic itself is not lost");
+    assert!(message.unwrap().starts_with("no more batches"));
+}

@@ -21,6 +21,7 @@ mod masks;
 mod mean_iou;
 mod pictures;
 mod pixels;
+mod program;
 mod scenes;
 mod stages;
 mod swin_v2;

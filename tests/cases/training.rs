@@ -2,8 +2,10 @@
 //! refuses what does not belong together.
 
 use crate::drawn_store::{DrawnStore, STEPS, recipe};
-use featcache_heads::checkpoint::{Checkpoint, LOG_FILE};
+use featcache::exit;
+use featcache_heads::checkpoint::{Checkpoint, LOG_FILE, write_checkpoint};
 use featcache_heads::evaluate::{EvaluateSettings, evaluate};
+use featcache_heads::features::RunFeatures;
 use featcache_heads::loader::LoaderOptions;
 use featcache_heads::recipe::TrainRecipe;
 use featcache_heads::run::Run;
@@ -203,6 +205,105 @@ fn what_does_not_belong_together_is_refused_by_field() {
 }
 
 #[test]
+fn a_store_of_other_pictures_is_scored_on_but_not_resumed_from() {
+    let drawn = DrawnStore::default().write();
+    let linear = recipe("linear", "train.steps = 2");
+    let folder = drawn.folder("run");
+    run(&drawn.open(), &linear, &folder).unwrap();
+    let other = DrawnStore { prefix: "other", ..DrawnStore::default() }.write();
+    assert_eq!(drawn.open().fingerprint(), other.open().fingerprint());
+    let (field, expected, found) = refusal(run(&other.open(), &linear, &folder));
+    assert_eq!((field.as_str(), expected.len(), found.len()), ("samples", 64, 64));
+    assert_ne!(expected, found);
+    evaluate(&folder, &other.open(), &EvaluateSettings::default()).unwrap();
+}
+
+#[test]
+fn a_stopped_evaluation_is_told_from_a_failed_one() {
+    let drawn = DrawnStore::default().write();
+    let store = drawn.open();
+    let folder = drawn.folder("run");
+    run(&store, &recipe("linear", "train.steps = 1"), &folder).unwrap();
+    let stop = AtomicBool::new(true);
+    let settings = EvaluateSettings { stop: Some(&stop), ..EvaluateSettings::default() };
+    let error = evaluate(&folder, &store, &settings).unwrap_err();
+    assert!(matches!(error, Error::Stopped { .. }), "{error:?}");
+    assert!(error.to_string().starts_with("evaluation stopped after "), "{error}");
+    assert_eq!(exit::code_of(&error.into()), exit::ExitCode::Incomplete);
+}
+
+#[test]
+fn a_panic_is_a_bug_and_ends_as_one() {
+    assert_eq!(exit::caught(|| exit::ExitCode::Usage), exit::ExitCode::Usage);
+    assert_eq!(exit::caught(|| panic!("as it should be: this case panics")), exit::ExitCode::Bug);
+}
+
+#[test]
+fn a_tensor_that_cannot_be_copied_costs_no_checkpoint() {
+    let drawn = DrawnStore::default().write();
+    let folder = drawn.folder("run");
+    run(&drawn.open(), &recipe("linear", "train.steps = 1"), &folder).unwrap();
+    let path = Checkpoint::latest(&folder);
+    let (before, state) = (std::fs::read(&path).unwrap(), Checkpoint::read(&path).unwrap().state);
+    let good = tch::Tensor::from_slice(&[1f32, 2.0]);
+    // Its values lie in no plain memory: copying them out fails, as when a device is gone.
+    let bad = good.to_sparse_sparse_dim(1);
+    let model = [("a".to_owned(), &good), ("b".to_owned(), &bad)];
+    let error = write_checkpoint(&path, &state, model.into_iter(), std::iter::empty()).unwrap_err();
+    assert!(matches!(error, Error::Torch { .. }), "{error:?}");
+    assert!(before == std::fs::read(&path).unwrap(), "the good checkpoint was replaced");
+    let model = [("b".to_owned(), &good), ("a".to_owned(), &good)];
+    write_checkpoint(&path, &state, model.into_iter(), std::iter::empty()).unwrap();
+    let read = Checkpoint::read(&path).unwrap();
+    assert_eq!(read.state, state);
+    assert_eq!(read.model.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert!(read.model.values().all(|tensor| tensor.equal(&good)));
+}
+
+#[test]
+fn a_run_folder_holds_its_files_alike_and_nothing_else() {
+    use std::os::unix::fs::PermissionsExt;
+    let drawn = DrawnStore::default().write();
+    let (store, folder) = (drawn.open(), drawn.folder("run"));
+    std::fs::create_dir(&folder).unwrap();
+    // What a kill left: the next attempt writes over it.
+    std::fs::write(folder.join(".tmp-checkpoint-latest.safetensors"), b"half").unwrap();
+    run(&store, &recipe("linear", "train.steps = 1"), &folder).unwrap();
+    let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap());
+    let mut found: Vec<(String, u32)> = entries
+        .map(|entry| {
+            let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+            (entry.file_name().to_string_lossy().into_owned(), mode)
+        })
+        .collect();
+    found.sort();
+    let mode = found[0].1;
+    assert_ne!(mode & 0o400, 0);
+    let names = ["checkpoint-latest.safetensors", "features.json", "log.jsonl", "recipe.toml"];
+    assert_eq!(found, names.map(|name| (name.to_owned(), mode)), "modes are those of the user's umask");
+}
+
+#[test]
+fn a_refused_training_leaves_no_features_for_the_next() {
+    let drawn = DrawnStore::default().write();
+    let other = DrawnStore { weights: "cd", ..DrawnStore::default() }.write();
+    let folder = drawn.folder("run");
+    let refused = recipe("linear", "train.steps = 1\ntrain.views = [\"rotated\"]");
+    run(&other.open(), &refused, &folder).unwrap_err();
+    // Refused later, when the folder is there already.
+    let refused = recipe("linear", "train.steps = 1\ntrain.batch = 100\ntrain.drop_last = true");
+    run(&other.open(), &refused, &folder).unwrap_err();
+    let store = drawn.open();
+    run(&store, &recipe("linear", "train.steps = 1"), &folder).unwrap();
+    let features = RunFeatures::read(&folder, &store.fingerprint().0).unwrap();
+    assert_eq!((&features.recipe, &features.encodings), (store.recipe(), store.encodings()));
+    refusal(RunFeatures::read(&folder, &other.open().fingerprint().0));
+    // A run that is refused because the folder is another's changes nothing in it.
+    refusal(run(&other.open(), &recipe("linear", "train.steps = 1"), &folder));
+    assert_eq!(RunFeatures::read(&folder, &store.fingerprint().0).unwrap(), features);
+}
+
+#[test]
 fn bad_requests_end_in_one_clear_line() {
     let drawn = DrawnStore::default().write();
     let store = drawn.open();
@@ -268,7 +369,7 @@ fn one_folder_is_trained_by_one_process() {
 #[test]
 fn recipes_of_the_repository_are_complete() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../recipes");
-    for name in ["linear", "upernet"] {
+    for name in ["demo", "linear", "upernet"] {
         let path = folder.join(format!("{name}.toml"));
         let recipe = TrainRecipe::read(&path).unwrap();
         let again = TrainRecipe::parse(&recipe.to_toml().unwrap(), &path).unwrap();

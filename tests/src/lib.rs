@@ -14,12 +14,18 @@ pub fn samples() -> Option<PathBuf> {
     let beside = workspace().join("../shared/samples");
     let found = named.into_iter().chain([beside]).find(|folder| folder.join("README.md").is_file());
     if found.is_none() {
-        #[expect(clippy::print_stdout, reason = "the reason why a case did nothing belongs into its output")]
-        {
-            println!("skipped: no samples");
-        }
+        skipped("no samples: set FEATCACHE_SAMPLES to their folder");
     }
     found
+}
+
+/// Says that the running case, or a part of it, did nothing, and why. What a passing case prints is
+/// swallowed by the test harness; this is not, because it goes to stderr itself.
+pub fn skipped(reason: &str) {
+    let thread = std::thread::current();
+    let line = format!("skipped: {}: {reason}\n", thread.name().unwrap_or("a case"));
+    // Without a stderr there is nobody to tell.
+    drop(std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()));
 }
 
 /// The built `featcache` program: `cargo xtask test` builds it before the cases run.

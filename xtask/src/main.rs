@@ -11,6 +11,7 @@ mod graph;
 mod libtorch;
 mod program;
 mod setup;
+mod tensorstore;
 mod test;
 mod tidy;
 mod tools;
@@ -25,7 +26,7 @@ usage: cargo xtask <command>
   setup   install what is missing (libtorch into .libtorch, system packages where this user may), prove it
   demo    setup, then draw a small data set, extract, train and score on it, into demo/
   test    setup, then every test of the workspace
-  check   the whole gate, cheapest first: fmt, clippy, store tests, graph, tidy, all tests, docs
+  check   the whole gate, cheapest first: fmt, tidy, graph, store tests, clippy, docs, all tests
   bench   the measured figures of docs/benchmarks.md
   tidy    house rules that no compiler checks
   graph   who may depend on whom";

@@ -5,9 +5,10 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use crate::cargo::run_cargo;
+use crate::cargo::{cargo, run};
 use crate::program::{Build, build};
 use crate::setup::setup;
+use crate::{say, tensorstore};
 
 /// Builds the program, which tests start, and the tests; then runs them.
 pub(crate) fn test(root: &Path, rest: &[String]) -> Result<()> {
@@ -15,5 +16,6 @@ pub(crate) fn test(root: &Path, rest: &[String]) -> Result<()> {
     build(root, Build::ProgramAndTests)?;
     let mut arguments = vec!["test", "--release", "--workspace"];
     arguments.extend(rest.iter().map(String::as_str));
-    run_cargo(root, &arguments)
+    say(&format!("$ cargo {}", arguments.join(" ")));
+    run(cargo(root, &arguments).envs(tensorstore::environment(root)))
 }

@@ -1,5 +1,5 @@
-//! The programs that a build needs and cargo cannot bring: a C++ compiler, Python with pip, CMake and NASM
-//! (libjpeg-turbo is compiled from source). Root on Debian gets them by apt-get; everyone else is told in
+//! The programs that a build needs and cargo cannot bring: a C++ compiler, Python with pip, CMake, make
+//! and NASM (libjpeg-turbo is compiled from source). Root on Debian gets them by apt-get; everyone else is told in
 //! one line per package manager. Nothing is installed that is there already.
 
 use std::path::Path;
@@ -21,7 +21,7 @@ struct Tool {
     present: fn() -> bool,
 }
 
-const TOOLS: [Tool; 5] = [
+const TOOLS: [Tool; 6] = [
     Tool {
         name: "a C++ compiler",
         debian: "g++",
@@ -57,6 +57,15 @@ const TOOLS: [Tool; 5] = [
         brew: "cmake",
         why: "compiles libjpeg-turbo",
         present: || find_program("cmake").is_some(),
+    },
+    Tool {
+        name: "make",
+        debian: "make",
+        fedora: "make",
+        arch: "make",
+        brew: "make",
+        why: "CMake compiles libjpeg-turbo with it",
+        present: || find_program("make").is_some() || find_program("gmake").is_some(),
     },
     Tool {
         name: "nasm",
@@ -141,7 +150,7 @@ mod tests {
         let all: Vec<&Tool> = TOOLS.iter().collect();
         let text = advice(&all);
         assert_eq!(text.lines().count(), 4);
-        assert!(text.contains("apt-get install g++ python3 python3-pip cmake nasm"), "{text}");
-        assert!(text.contains("brew install gcc python3 cmake nasm"), "{text}");
+        assert!(text.contains("apt-get install g++ python3 python3-pip cmake make nasm"), "{text}");
+        assert!(text.contains("brew install gcc python3 cmake make nasm"), "{text}");
     }
 }

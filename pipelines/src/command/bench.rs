@@ -6,6 +6,7 @@ mod read;
 use crate::cli::{BenchArgs, BenchCommand};
 use crate::report::Report;
 use anyhow::{Context, Result};
+use featcache_store::Spread;
 use std::path::Path;
 
 pub(super) fn run(args: &BenchArgs) -> Result<Report> {
@@ -15,25 +16,9 @@ pub(super) fn run(args: &BenchArgs) -> Result<Report> {
     }
 }
 
-/// Median, smallest and largest of some measurements.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Spread {
-    fn of(values: impl IntoIterator<Item = f64>) -> Self {
-        let mut values: Vec<f64> = values.into_iter().collect();
-        values.sort_by(f64::total_cmp);
-        let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
-        Self { median: at(values.len() / 2), min: at(0), max: at(values.len().saturating_sub(1)) }
-    }
-
-    fn show(self, digits: usize) -> String {
-        format!("{:.digits$} ({:.digits$}–{:.digits$})", self.median, self.min, self.max)
-    }
+/// `median (min–max)`.
+fn show(spread: Spread, digits: usize) -> String {
+    format!("{:.digits$} ({:.digits$}–{:.digits$})", spread.median, spread.min, spread.max)
 }
 
 /// Puts `body` between the markers of `section` in a Markdown file, so that running again replaces it.

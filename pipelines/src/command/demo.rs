@@ -1,7 +1,10 @@
 //! `featcache demo`: the whole path on scenes it draws itself, through the very commands that users run.
 
+mod origin;
+
 use crate::cli::{Cli, DemoArgs};
 use crate::exit::ExitCode;
+use crate::level;
 use crate::picture::overlay::LabelMap;
 use crate::picture::{Canvas, Palette, Sheet, SheetRow, overlay};
 use crate::progress::bytes;
@@ -16,6 +19,7 @@ use featcache_heads::segment::SegmentSizes;
 use featcache_heads::tensor::feature_map;
 use featcache_heads::truth::Truth;
 use featcache_store::{Batch, OpenOptions, ReadOptions, SampleRow, Status, Store};
+use origin::Origin;
 use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
@@ -32,13 +36,17 @@ const SHEET_ROWS: usize = 6;
 struct Summary {
     folder: String,
     pictures: usize,
-    images_per_second: f64,
-    bottleneck: String,
+    /// Rows of the store that were there already; the next two say nothing where these are all.
+    rows_kept: u64,
+    images_per_second: Option<f64>,
+    bottleneck: Option<String>,
     bytes_per_image: f64,
     levels: Vec<LevelBytes>,
     read_gigabytes_per_second: f64,
     read_over_preadv: f64,
-    data_wait_share: f64,
+    /// Steps of the run that were there already; the next says nothing where these are all.
+    steps_kept: u64,
+    data_wait_share: Option<f64>,
     tunable_parameters: u64,
     backbone_parameters_at_training: u64,
     mean_iou: f64,
@@ -56,6 +64,7 @@ struct LevelBytes {
 pub(super) fn run(args: &DemoArgs, quiet: bool) -> Result<Report> {
     let out = &args.out;
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
+    Origin::new(args, WEIGHTS, RECIPE).settle(out)?;
     let options =
         SceneOptions { seed: args.seed, train: args.train, val: args.val, ..SceneOptions::default() };
     log::info!("drawing {} scenes", args.train + args.val);
@@ -143,7 +152,7 @@ fn contact_sheet(store: &Store, root: &Path, run: &Path, scored: &Value, path: &
         .collect();
     let step = (held_out.len() / SHEET_ROWS).max(1);
     let shown: Vec<&SampleRow> = held_out.into_iter().step_by(step).take(SHEET_ROWS).collect();
-    let basis: Vec<_> = shown.iter().map(|row| row.id).chain(pyramid::spread(store, 8, None)).collect();
+    let basis: Vec<_> = shown.iter().map(|row| row.id).chain(pyramid::spread(store, 8)).collect();
     let pyramid = Pyramid::fit(store, &basis)?;
     let head = Run::open(run, Device::Cpu)?;
     head.check_store(store)?;
@@ -219,33 +228,33 @@ fn predict_row(store: &Store, head: &Run, row: &SampleRow) -> Result<featcache_h
 fn summary(args: &DemoArgs, pictures: usize, store: &Store, results: [&Value; 4], sheet: &Path) -> Summary {
     let [extracted, read, trained, scored] = results;
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-    let ok: Vec<_> = store.rows().iter().filter(|row| row.status == Status::Ok).collect();
+    let count = |value: &Value| value.as_u64().unwrap_or(0);
+    let ok = store.rows().iter().filter(|row| row.status == Status::Ok).count().max(1) as f64;
     let levels: Vec<LevelBytes> = store
         .recipe()
         .levels
         .iter()
-        .map(|level| {
-            let element = store.encodings().of(&level.name).map_or(0, |e| e.payload_dtype().bytes());
-            let all = ok
-                .iter()
-                .filter_map(|row| row.bucket)
-                .map(|size| level.shape(size).iter().product::<usize>());
-            let all = (all.sum::<usize>() * element) as f64;
-            LevelBytes { name: level.name.clone(), bytes_per_image: all / ok.len().max(1) as f64 }
-        })
+        .zip(level::payload_bytes(store))
+        .map(|(level, bytes)| LevelBytes { name: level.name.clone(), bytes_per_image: bytes as f64 / ok })
         .collect();
+    let rows_computed = count(&extracted["rows_this_run"]);
+    let steps_kept = count(&trained["resumed_at"]);
+    let steps_done = count(&trained["step"]) - steps_kept;
     Summary {
         folder: args.out.display().to_string(),
         pictures,
-        images_per_second: number(&extracted["images_per_second"]),
-        bottleneck: extracted["bottleneck"].as_str().unwrap_or_default().to_owned(),
+        rows_kept: count(&extracted["rows"]) - rows_computed,
+        images_per_second: (rows_computed > 0).then(|| number(&extracted["images_per_second"])),
+        bottleneck: (rows_computed > 0)
+            .then(|| extracted["bottleneck"].as_str().unwrap_or_default().to_owned()),
         bytes_per_image: levels.iter().map(|level| level.bytes_per_image).sum(),
         levels,
         read_gigabytes_per_second: number(&read["headline"]["gb_per_second"]),
         read_over_preadv: number(&read["headline"]["ratio"]),
-        data_wait_share: number(&trained["data_wait"]),
-        tunable_parameters: trained["tunable_parameters"].as_u64().unwrap_or(0),
-        backbone_parameters_at_training: trained["backbone_parameters"].as_u64().unwrap_or(0),
+        steps_kept,
+        data_wait_share: (steps_done > 0).then(|| number(&trained["data_wait"])),
+        tunable_parameters: count(&trained["tunable_parameters"]),
+        backbone_parameters_at_training: count(&trained["backbone_parameters"]),
         mean_iou: number(&scored["scores"]["miou"]),
         mean_accuracy: number(&scored["scores"]["macc"]),
         pixel_accuracy: number(&scored["scores"]["aacc"]),
@@ -262,7 +271,10 @@ fn text(summary: &Summary) -> String {
     let rows = [
         vec![
             "extraction".to_owned(),
-            format!("{:.1} img/s, {}", summary.images_per_second, summary.bottleneck),
+            match (summary.images_per_second, &summary.bottleneck) {
+                (Some(rate), Some(bottleneck)) => format!("{rate:.1} img/s, {bottleneck}"),
+                _ => format!("kept: all {} rows were in the store already", summary.rows_kept),
+            },
         ],
         vec![
             "bytes per image".to_owned(),
@@ -278,10 +290,13 @@ fn text(summary: &Summary) -> String {
         vec![
             "training".to_owned(),
             format!(
-                "{} tunable parameters, {} of a backbone, data wait {:.2} %",
+                "{} tunable parameters, {} of a backbone, {}",
                 summary.tunable_parameters,
                 summary.backbone_parameters_at_training,
-                100.0 * summary.data_wait_share
+                match summary.data_wait_share {
+                    Some(share) => format!("data wait {:.2} %", 100.0 * share),
+                    None => format!("kept: all {} steps were done already", summary.steps_kept),
+                }
             ),
         ],
         vec![

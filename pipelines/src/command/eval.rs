@@ -7,12 +7,26 @@ use crate::{interrupt, model};
 use anyhow::Result;
 use featcache_heads::evaluate::{EvaluateSettings, Report as Scored, evaluate};
 use featcache_store::{OpenOptions, Store};
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
-pub(super) fn run(args: &EvalArgs) -> Result<Report> {
+/// Time between two lines of progress.
+const PROGRESS_LINE: Duration = Duration::from_secs(5);
+
+pub(super) fn run(args: &EvalArgs, quiet: bool) -> Result<Report> {
     let store = Store::open(&args.store, OpenOptions { incomplete: args.incomplete })?;
     model::set_threads(&args.machine);
+    let last = Cell::new(Instant::now());
+    let progress = |done: u64, total: u64| {
+        if !quiet && last.get().elapsed() >= PROGRESS_LINE {
+            last.set(Instant::now());
+            log::info!("{done} of {total} samples scored");
+        }
+    };
     let settings = EvaluateSettings {
-        split: super::train::one_split(&args.split)?,
+        split: args.split.clone(),
+        loader: super::train::loader(&args.loader),
+        progress: Some(&progress),
         device: model::device(&args.machine)?,
         stop: Some(interrupt::flag()?),
         ..EvaluateSettings::default()

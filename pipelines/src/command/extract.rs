@@ -18,7 +18,6 @@ use featcache_store::{
 };
 use serde::Serialize;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Failed samples named in the summary; the rest are counted.
@@ -65,7 +64,7 @@ pub(super) fn run(args: &ExtractArgs, quiet: bool) -> Result<Report> {
     let model = Model::from_args(&args.recipe, &args.weights, &args.machine)?;
     let writer = open(args, &pictures, &model)?;
     let summary = fill(args, &model, &writer, worker, quiet)?;
-    let code = if summary.interrupted || !summary.finished || (args.strict && summary.failed > 0) {
+    let code = if !summary.finished || (args.strict && summary.failed > 0) {
         ExitCode::Incomplete
     } else {
         ExitCode::Done
@@ -151,10 +150,10 @@ fn fill(
         record.failed = counters.failed_here();
         writer.record_run(&record)?;
     }
-    let finish = match ended {
-        Ended::Done => writer.finish()?,
-        Ended::Stopped => Finish::Missing(writer.missing_units()?.len()),
-    };
+    // A signal that came after the last unit has nothing left to stop.
+    let left = writer.missing_units()?.len();
+    let interrupted = ended == Ended::Stopped && left > 0;
+    let finish = if interrupted { Finish::Missing(left) } else { writer.finish()? };
     let seconds = started.elapsed().as_secs_f64();
     let failures = failures(args)?;
     let [waiting_for_decode, computing, waiting_for_writer] = counters.device_seconds();
@@ -162,7 +161,7 @@ fn fill(
         store: args.out.display().to_string(),
         fingerprint: model.recipe.fingerprint().to_string(),
         finished: finish == Finish::Done,
-        interrupted: stop.load(Ordering::Relaxed),
+        interrupted,
         units_missing: match finish {
             Finish::Done => 0,
             Finish::Missing(units) => units,

@@ -2,6 +2,7 @@
 
 use crate::cli::InspectArgs;
 use crate::exit::{ExitCode, failure};
+use crate::level;
 use crate::progress::bytes;
 use crate::pyramid::{self, Pyramid};
 use crate::report::{self, Report};
@@ -74,7 +75,7 @@ fn overview(store: &Store) -> Result<Report> {
     let mut splits: Vec<SplitCount> = Vec::new();
     let mut buckets: Vec<BucketCount> = Vec::new();
     let mut failures = Vec::new();
-    let mut level_bytes = vec![0u64; recipe.levels.len()];
+    let level_bytes = level::payload_bytes(store);
     for row in store.rows() {
         let index =
             splits.iter().position(|s| s.name == *row.split && s.view == *row.view).unwrap_or_else(|| {
@@ -87,15 +88,6 @@ fn overview(store: &Store) -> Result<Report> {
         match &row.status {
             Status::Ok => {
                 count.ok += 1;
-                if let Some(bucket) = row.bucket {
-                    for (bytes, level) in level_bytes.iter_mut().zip(&recipe.levels) {
-                        let cells =
-                            u64::from(bucket.height / level.stride) * u64::from(bucket.width / level.stride);
-                        let element =
-                            store.encodings().of(&level.name).map_or(0, |e| e.payload_dtype().bytes() as u64);
-                        *bytes += cells * u64::from(level.channels) * element;
-                    }
-                }
             }
             Status::Missing => count.missing += 1,
             Status::Failed(reason) => {
@@ -309,7 +301,7 @@ fn row_report(store: &Store, row: &SampleRow) -> Result<RowReport> {
 fn statistics(name: &str, shape: [usize; 3], bytes: &[u8]) -> LevelStatistics {
     let (mut sum, mut squares, mut count) = (0.0, 0.0, 0usize);
     let (mut min, mut max, mut not_finite) = (f32::INFINITY, f32::NEG_INFINITY, 0);
-    for value in bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])) {
+    for value in level::values(bytes) {
         if value.is_finite() {
             sum += f64::from(value);
             squares += f64::from(value) * f64::from(value);
@@ -341,7 +333,7 @@ fn describe(store: &Store, annotation: &Annotation) -> String {
     }
 }
 
-/// `KEY-VIEW-LEVEL.png`, on a basis shared by `--pca-samples` rows of the store.
+/// `KEY-VIEW-LEVEL.png`, on a basis of `--pca-samples` rows that is the same for every sample of the store.
 fn write_pictures(
     args: &InspectArgs,
     store: &Store,
@@ -349,9 +341,12 @@ fn write_pictures(
     folder: &Path,
 ) -> Result<Vec<String>> {
     let shown: Vec<&SampleRow> = rows.iter().filter(|row| row.status == Status::Ok).collect();
-    let first = shown.first().with_context(|| format!("sample {} has no features to show", rows[0].key))?;
+    if shown.is_empty() {
+        let what = format!("sample {}: expected features to show, found none", rows[0].key);
+        return Err(failure(ExitCode::BadInput, what));
+    }
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let pyramid = Pyramid::fit(store, &pyramid::spread(store, args.pca_samples, Some(first.id)))?;
+    let pyramid = Pyramid::fit(store, &pyramid::spread(store, args.pca_samples))?;
     let mut written = Vec::new();
     for row in shown {
         for (level, canvas) in store.recipe().levels.iter().zip(pyramid.render(row.id)?) {

@@ -9,9 +9,16 @@ use crate::report::{self, Report};
 use anyhow::{Context, Result};
 use featcache_extractor::preprocess;
 use featcache_extractor::source::Source;
-use featcache_store::{Encodings, Plan, PlanRow};
+use featcache_store::array::level_arrays;
+use featcache_store::layout;
+use featcache_store::zarr::hierarchy;
+use featcache_store::{Encodings, LevelSpec, Plan, PlanRow};
 use serde::Serialize;
 use std::time::Instant;
+
+/// What a finished store holds in its root folder.
+const ROOT_FILES: [&str; 6] =
+    [layout::ROOT, layout::PLAN, layout::SAMPLES, layout::ANNOTATIONS, layout::CATEGORIES, layout::MANIFEST];
 
 #[derive(Debug, Serialize)]
 struct Outlook {
@@ -82,9 +89,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<Report> {
     let total: u64 = level_bytes.iter().sum();
     let unreadable = plan.rows().iter().filter(|row| row.place.is_err()).count() as u64;
     let units = plan.unit_count();
-    let arrays = plan.buckets().len() * recipe.levels.len();
-    // Shards and records; array and group documents; spec, plan, samples, annotations, categories, manifest.
-    let files = units * (recipe.levels.len() as u64 + 1) + (arrays + plan.buckets().len()) as u64 + 6;
+    let files = files(&plan, &recipe.levels, &encodings)?;
     let rows = plan.rows().len() as u64;
     let splits: std::collections::BTreeSet<&str> = listing.samples.iter().map(|s| s.split.as_str()).collect();
     let outlook = Outlook {
@@ -135,7 +140,23 @@ pub(super) fn run(args: &PlanArgs) -> Result<Report> {
     Report::new(&outlook, text(&outlook))
 }
 
-/// Times a handful of pictures from the largest buckets' middle, so that the estimate is not of an easy case.
+/// Files of the store that one uninterrupted run leaves: a shard a unit and array, a record a unit, a
+/// document an array and a group, [`ROOT_FILES`], and the run itself.
+fn files(plan: &Plan, levels: &[LevelSpec], encodings: &Encodings) -> Result<u64> {
+    let (mut arrays, mut shards) = (Vec::new(), 0);
+    for bucket in plan.buckets() {
+        for level in levels {
+            let encoding = encodings.of(&level.name).context("a level without encoding")?;
+            let of_level = level_arrays(bucket, level, encoding)?;
+            shards += bucket.unit_count() * of_level.len() as u64;
+            arrays.extend(of_level);
+        }
+    }
+    let documents = hierarchy(&arrays).len() as u64 + ROOT_FILES.len() as u64;
+    Ok(shards + plan.unit_count() + documents + 1)
+}
+
+/// Times a handful of pictures that are spread over the plan's rows, one by one.
 fn estimate(args: &PlanArgs, plan: &Plan) -> Result<Option<Estimate>> {
     let readable: Vec<&PlanRow> = plan.rows().iter().filter(|row| row.place.is_ok()).collect();
     if readable.is_empty() {
@@ -164,7 +185,7 @@ fn estimate(args: &PlanArgs, plan: &Plan) -> Result<Option<Estimate>> {
     counted.sort_by(f64::total_cmp);
     let median = counted[counted.len() / 2];
     Ok(Some(Estimate {
-        device: args.machine.device.clone(),
+        device: format!("{:?}", model.backbone.device()).to_lowercase(),
         threads: usize::try_from(tch::get_num_threads()).unwrap_or(1),
         timed_images: count,
         seconds_per_image: median,

@@ -2,20 +2,23 @@
 
 use crate::cli::PredictArgs;
 use crate::exit::{ExitCode, failure};
-use crate::features;
 use crate::model::{self, Model};
 use crate::picture::overlay::LabelMap as Labels;
 use crate::picture::{Canvas, Palette, overlay};
 use crate::report::Report;
 use anyhow::{Context, Result};
+use featcache_extractor::extract::block;
 use featcache_extractor::image::{self, ExifRule, Limits};
 use featcache_extractor::preprocess::{self, Planned, Preparation};
+use featcache_heads::features::RunFeatures;
 use featcache_heads::run::Run;
 use featcache_heads::segment::{LabelMap, SegmentSizes};
-use featcache_store::ViewSpec;
+use featcache_heads::tensor::feature_map;
+use featcache_store::{Encodings, ViewSpec};
 use serde::Serialize;
-use std::path::Path;
-use tch::Tensor;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tch::{Device, Tensor};
 
 #[derive(Debug, Serialize)]
 struct Predicted {
@@ -33,15 +36,17 @@ struct ClassShare {
 }
 
 pub(super) fn run(args: &PredictArgs) -> Result<Report> {
+    refuse_equal_stems(&args.images)?;
     let head = Run::open(&args.run, model::device(&args.machine)?)?;
-    let recipe = features::read(&args.run, &head.identity.fingerprint)?;
-    let model = Model::from_recipe(&recipe, &args.weights, &args.machine)?;
+    let features = RunFeatures::read(&args.run, &head.identity.fingerprint)?;
+    let model = Model::from_recipe(&features.recipe, &args.weights, &args.machine)?;
+    let path_to_head = PathToHead { head, model, encodings: features.encodings };
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let palette = Palette::new(head.model.classes().len());
+    let palette = Palette::new(path_to_head.head.model.classes().len());
     let mut all = Vec::new();
     let mut text = String::new();
     for path in &args.images {
-        let predicted = match predict(args, &head, &model, &palette, path) {
+        let predicted = match predict(&args.out, &path_to_head, &palette, path) {
             Ok(predicted) => predicted,
             Err(error) => Predicted {
                 image: path.display().to_string(),
@@ -56,19 +61,41 @@ pub(super) fn run(args: &PredictArgs) -> Result<Report> {
     }
     let failed = all.iter().filter(|predicted| predicted.error.is_some()).count();
     if failed == all.len() {
-        return Err(failure(ExitCode::BadInput, format!("no picture could be read: {}", text.trim_end())));
+        return Err(failure(ExitCode::BadInput, format!("no picture was predicted: {}", text.trim_end())));
     }
     let code = if failed == 0 { ExitCode::Done } else { ExitCode::Incomplete };
     Report::new(&all, text).map(|report| report.ending(code))
 }
 
-fn predict(
-    args: &PredictArgs,
-    head: &Run,
-    model: &Model,
-    palette: &Palette,
-    path: &Path,
-) -> Result<Predicted> {
+/// What a picture goes through: the backbone, the store's rounding, the head.
+struct PathToHead {
+    head: Run,
+    model: Model,
+    encodings: Encodings,
+}
+
+/// Both results of a picture are named after it: of two pictures of one name one would be lost.
+fn refuse_equal_stems(images: &[PathBuf]) -> Result<()> {
+    let mut seen = BTreeMap::new();
+    for path in images {
+        if let Some(first) = seen.insert(stem(path), path) {
+            let (first, second) = (first.display(), path.display());
+            let what = format!(
+                "{first} and {second}: expected pictures of different names, both are {:?}",
+                stem(path)
+            );
+            return Err(failure(ExitCode::Usage, what));
+        }
+    }
+    Ok(())
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().map_or("picture".into(), |stem| stem.to_string_lossy().into_owned())
+}
+
+fn predict(out: &Path, path_to_head: &PathToHead, palette: &Palette, path: &Path) -> Result<Predicted> {
+    let PathToHead { head, model, .. } = path_to_head;
     let limits = Limits::default();
     let preprocess = &model.recipe.preprocess;
     let bytes = image::read_file(path, &limits)??;
@@ -83,12 +110,12 @@ fn predict(
     )?;
     let pixels = preprocess::collate(&[input], padded, preprocess, model.backbone.device())?;
     let levels = model.backbone.forward(&pixels)?; // each [1, h, w, c]
-    let maps = maps(head, model, &levels)?;
+    let maps = maps(path_to_head, &levels)?;
     let map = head.model.predict(&maps, SegmentSizes { padded, valid, original: source })?;
 
-    let stem = path.file_stem().map_or("picture".into(), |stem| stem.to_string_lossy().into_owned());
+    let stem = stem(path);
     let (overlay_path, labels_path) =
-        (args.out.join(format!("{stem}-overlay.png")), args.out.join(format!("{stem}-labels.png")));
+        (out.join(format!("{stem}-overlay.png")), out.join(format!("{stem}-labels.png")));
     let canvas = Canvas::from_rgb(source.width as usize, source.height as usize, picture.rgb)?;
     draw(&canvas, &map, head.model.classes(), palette)?.write_png(&overlay_path)?;
     write_labels(&map, head, &labels_path)?;
@@ -101,18 +128,26 @@ fn predict(
     })
 }
 
-/// The head's levels as `[1, c, h, w]`, in the type that features have after the store.
-fn maps(head: &Run, model: &Model, levels: &[Tensor]) -> Result<Vec<Tensor>> {
+/// The head's levels as `[1, c, h, w]`: encoded and decoded as the store did, because the head was trained
+/// on what that left of them.
+fn maps(path_to_head: &PathToHead, levels: &[Tensor]) -> Result<Vec<Tensor>> {
+    let PathToHead { head, model, encodings } = path_to_head;
     let wanted = head.model.levels().iter().map(|level| {
         let position = model.recipe.levels.iter().position(|l| l.name == level.name);
         let map = position.and_then(|position| model.kept.get(position)).and_then(|&kept| levels.get(kept));
-        map.with_context(|| format!("level {} is not among the features", level.name))
+        let encoding = encodings.of(&level.name);
+        map.zip(encoding).with_context(|| format!("level {} is not among the features", level.name))
     });
     wanted
-        .map(|map| {
-            // [1, h, w, c] → [1, c, h, w] in channels_last memory
-            let map = map?.f_to_kind(head.model.map_kind())?.f_permute([0, 3, 1, 2])?;
-            Ok(map)
+        .map(|wanted| {
+            let (map, encoding) = wanted?;
+            let block = block(&map.f_to_device(Device::Cpu)?, 0)?; // [h, w, c]
+            let dtype = encoding.value_dtype();
+            let mut bytes = vec![0; block.shape.iter().product::<usize>() * dtype.bytes()];
+            encoding.decode(&encoding.payload(&block)?, &mut bytes, dtype)?;
+            let [h, w, c] = block.shape;
+            let (kind, device) = (head.model.map_kind(), model.backbone.device());
+            Ok(feature_map(&bytes, [1, h, w, c], dtype, kind, device)?)
         })
         .collect()
 }
@@ -164,12 +199,14 @@ fn write_labels(map: &LabelMap, head: &Run, path: &Path) -> Result<()> {
         true => values.iter().flat_map(|value| value.to_be_bytes()).collect(),
         false => values.iter().map(|&value| value as u8).collect(),
     };
-    let file = std::fs::File::create(path).with_context(|| path.display().to_string())?;
-    let mut encoder = png::Encoder::new(std::io::BufWriter::new(file), map.size.width, map.size.height);
+    let mut encoded = Vec::new();
+    let mut encoder = png::Encoder::new(&mut encoded, map.size.width, map.size.height);
     encoder.set_color(png::ColorType::Grayscale);
     encoder.set_depth(if wide { png::BitDepth::Sixteen } else { png::BitDepth::Eight });
     let mut writer = encoder.write_header().with_context(|| path.display().to_string())?;
-    writer.write_image_data(&bytes).with_context(|| path.display().to_string())
+    writer.write_image_data(&bytes).with_context(|| path.display().to_string())?;
+    writer.finish().with_context(|| path.display().to_string())?;
+    std::fs::write(path, encoded).with_context(|| path.display().to_string())
 }
 
 /// The value in the dataset's label maps of each class: category ids, before them 0 where the recipe makes

@@ -1,11 +1,12 @@
 //! `featcache train`: a head from a store alone; the same command resumes.
 
-use crate::cli::TrainArgs;
-use crate::exit::{ExitCode, failure};
+use crate::cli::{LoaderArgs, TrainArgs};
+use crate::exit::ExitCode;
 use crate::progress::duration;
 use crate::report::Report;
-use crate::{features, interrupt, model};
+use crate::{interrupt, model};
 use anyhow::Result;
+use featcache_heads::loader::LoaderOptions;
 use featcache_heads::recipe::TrainRecipe;
 use featcache_heads::train::{TrainProgress, TrainSettings, TrainSummary, train};
 use featcache_store::{OpenOptions, Store};
@@ -20,30 +21,22 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<Report> {
         }
     };
     let settings = TrainSettings {
-        split: one_split(&args.split)?,
+        split: args.split.clone(),
+        loader: loader(&args.loader),
         device: model::device(&args.machine)?,
         stop: Some(interrupt::flag()?),
         progress: Some(&progress),
-        ..TrainSettings::default()
     };
     model::set_threads(&args.machine);
-    // What `predict` needs of the store, so that a run folder can travel without it.
-    features::write(&args.out, store.recipe())?;
     let summary = train(&store, &recipe, &args.out, &settings)?;
     let code = if summary.stopped { ExitCode::Incomplete } else { ExitCode::Done };
     Report::new(&summary, text(&args.out, &summary)).map(|report| report.ending(code))
 }
 
-/// At most one split: a head is trained and scored on one.
-pub(super) fn one_split(splits: &[String]) -> Result<Option<String>> {
-    match splits {
-        [] => Ok(None),
-        [split] => Ok(Some(split.clone())),
-        several => Err(failure(
-            ExitCode::Usage,
-            format!("--split {}: expected one split, found {}", several.join(","), several.len()),
-        )),
-    }
+/// How the store is read, as the flags say.
+pub(super) fn loader(args: &LoaderArgs) -> LoaderOptions {
+    let (threads, bytes) = (args.reader_threads, args.prefetch_mib << 20);
+    LoaderOptions { threads, bytes, ..LoaderOptions::default() }
 }
 
 fn show(line: &TrainProgress) -> String {

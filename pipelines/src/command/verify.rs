@@ -80,7 +80,9 @@ struct Comparison {
     rows: Vec<u64>,
     tolerance: f64,
     levels: Vec<LevelDifference>,
+    /// Rows whose picture could not be prepared now, and why: they are not compared.
     failed_now: Vec<String>,
+    /// Every row that was recomputed is within the tolerance.
     within: bool,
 }
 
@@ -93,6 +95,10 @@ fn against_model(args: &VerifyArgs, count: usize) -> Result<Report> {
     let model = Model::from_recipe(store.recipe(), &args.weights, &args.machine)?;
     let source = Source::new(&root, store.recipe())?;
     let rows = choose(&store, count, args.seed);
+    if rows.is_empty() {
+        let what = format!("{}: no row has features to compare with", args.store.display());
+        return Err(failure(ExitCode::BadInput, what));
+    }
     let tolerance = args.tolerance.unwrap_or_else(|| default_tolerance(&store));
     let reader = store.reader(ReadOptions { dtype: Some(DType::F32), ..ReadOptions::default() })?;
     let names: Vec<String> = store.recipe().levels.iter().map(|level| level.name.clone()).collect();
@@ -127,7 +133,7 @@ fn against_model(args: &VerifyArgs, count: usize) -> Result<Report> {
         .zip(totals)
         .map(|(name, total)| total.difference(name, &store))
         .collect::<Result<_>>()?;
-    let within = failed_now.is_empty() && levels.iter().all(|level| level.worst_relative_l2 <= tolerance);
+    let within = levels.iter().all(|level| level.worst_relative_l2 <= tolerance);
     let comparison = Comparison {
         store: args.store.display().to_string(),
         rows: rows.iter().map(|row| row.0).collect(),
@@ -136,7 +142,12 @@ fn against_model(args: &VerifyArgs, count: usize) -> Result<Report> {
         failed_now,
         within,
     };
-    let code = if within { ExitCode::Done } else { ExitCode::RecipeMismatch };
+    let code = match (within, comparison.failed_now.is_empty()) {
+        (false, _) => ExitCode::RecipeMismatch,
+        // The features may be right; the pictures to tell it from are not what they were.
+        (true, false) => ExitCode::BadInput,
+        (true, true) => ExitCode::Done,
+    };
     Report::new(&comparison, text(&comparison)).map(|report| report.ending(code))
 }
 
@@ -261,18 +272,29 @@ fn text(comparison: &Comparison) -> String {
             ]
         })
         .collect();
-    let mut text = format!("{} rows recomputed\n", comparison.rows.len());
+    let compared = comparison.rows.len() - comparison.failed_now.len();
+    let mut text = format!("{compared} rows recomputed\n");
+    if compared == 0 {
+        return text + &not_recomputed(comparison);
+    }
     text += &report::table(
         &["level", "worst rel", "mean rel", "largest abs", "mean abs", "least cosine", "worst row"],
         &rows,
     );
-    for failed in &comparison.failed_now {
-        text += &format!("not recomputed: {failed}\n");
-    }
     text += &format!(
         "{} the tolerance {:.1e}\n",
         if comparison.within { "within" } else { "OUTSIDE" },
         comparison.tolerance
     );
+    text + &not_recomputed(comparison)
+}
+
+fn not_recomputed(comparison: &Comparison) -> String {
+    let failed = &comparison.failed_now;
+    let mut text: String = failed.iter().map(|failed| format!("not recomputed: {failed}\n")).collect();
+    if !failed.is_empty() {
+        let (count, all) = (failed.len(), comparison.rows.len());
+        text += &format!("{count} of {all} rows could not be compared: their pictures cannot be read now\n");
+    }
     text
 }

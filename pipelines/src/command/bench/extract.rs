@@ -3,7 +3,7 @@
 //! Each repetition times, one after the other, the peak, a run into a null sink and a run into a store, so
 //! that a noisy machine hits all three alike; ratios are taken within a repetition.
 
-use super::{Spread, machine_line, write_section};
+use super::{machine_line, show, write_section};
 use crate::cli::{BenchExtractArgs, Cli, Command};
 use crate::exit::{ExitCode, failure};
 use crate::model::Model;
@@ -17,9 +17,9 @@ use featcache_extractor::extract::{self, Extraction};
 use featcache_extractor::gemm_peak::gemm_peak;
 use featcache_extractor::source::Source;
 use featcache_extractor::worker::Worker;
-use featcache_store::{Encodings, FeatureSink, NullSink, Plan, Size, StoreWriter, WriterOptions};
+use featcache_store::{Encodings, FeatureSink, NullSink, Plan, Size, Spread, StoreWriter, WriterOptions};
 use serde::Serialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -53,13 +53,11 @@ struct BackboneOutcome {
 
 pub(super) fn run(args: &BenchExtractArgs) -> Result<Report> {
     let size = parse_size(&args.size)?;
-    let folder = args
-        .dir
-        .clone()
-        .unwrap_or_else(|| std::env::temp_dir().join(format!("featcache-bench-{}", std::process::id())));
+    let workplace = Workplace::create(&args.dir)?;
+    let folder = &workplace.folder;
     let pictures = folder.join("pictures");
-    std::fs::create_dir_all(&pictures).with_context(|| pictures.display().to_string())?;
-    for index in 0..args.images.max(1) {
+    std::fs::create_dir(&pictures).with_context(|| pictures.display().to_string())?;
+    for index in 0..args.images {
         let scene = scene::draw(index as u64, size.width as usize, size.height as usize, false);
         let path = pictures.join(format!("{index}.jpg"));
         std::fs::write(&path, scene.picture.jpeg(JPEG_QUALITY)?)
@@ -68,9 +66,9 @@ pub(super) fn run(args: &BenchExtractArgs) -> Result<Report> {
     let mut backbones = Vec::new();
     for name in &args.backbone {
         log::info!("{name}");
-        backbones.push(bench_backbone(args, name, &pictures, &folder)?);
+        backbones.push(bench_backbone(args, name, &pictures, folder)?);
     }
-    std::fs::remove_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    drop(workplace);
     let outcome = Outcome {
         machine: machine_line(),
         command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
@@ -83,6 +81,29 @@ pub(super) fn run(args: &BenchExtractArgs) -> Result<Report> {
         write_section(path, "bench extract", &markdown(&outcome))?;
     }
     Report::new(&outcome, text(&outcome))
+}
+
+/// A folder of this process alone: only what was made here is ever removed.
+struct Workplace {
+    folder: PathBuf,
+}
+
+impl Workplace {
+    /// A new folder in `parent`, which is created if need be.
+    fn create(parent: &Path) -> Result<Self> {
+        std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+        let folder = parent.join(format!("featcache-bench-{}", std::process::id()));
+        std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
+        Ok(Self { folder })
+    }
+}
+
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.folder) {
+            log::warn!("{} stays: {error}", self.folder.display());
+        }
+    }
 }
 
 fn bench_backbone(
@@ -150,13 +171,17 @@ fn bench_backbone(
         compute: compute.to_owned(),
         threads: tch::get_num_threads(),
         bytes_per_image: bytes as f64 / args.images as f64,
-        images_per_second: Spread::of(null.iter().map(|s| args.images as f64 / s)),
-        tera_flops: Spread::of(null.iter().map(|s| flops / s * 1e-12)),
-        peak_tera_flops: Spread::of(peaks.iter().map(|p| p * 1e-12)),
-        share_of_peak: Spread::of(null.iter().zip(&peaks).map(|(s, peak)| flops / s / peak)),
-        store_over_null: Spread::of(stored.iter().zip(&null).map(|(stored, null)| stored / null)),
+        images_per_second: spread(null.iter().map(|s| args.images as f64 / s)),
+        tera_flops: spread(null.iter().map(|s| flops / s * 1e-12)),
+        peak_tera_flops: spread(peaks.iter().map(|p| p * 1e-12)),
+        share_of_peak: spread(null.iter().zip(&peaks).map(|(s, peak)| flops / s / peak)),
+        store_over_null: spread(stored.iter().zip(&null).map(|(stored, null)| stored / null)),
         peak_rss_bytes: machine::peak_rss_bytes(),
     })
+}
+
+fn spread(values: impl IntoIterator<Item = f64>) -> Spread {
+    Spread::of(values.into_iter().collect())
 }
 
 static NEVER: AtomicBool = AtomicBool::new(false);
@@ -207,11 +232,11 @@ fn rows(outcome: &Outcome) -> Vec<Vec<String>> {
                 b.name.clone(),
                 b.compute.clone(),
                 format!("{:.1}", b.bytes_per_image * 1e-6),
-                b.images_per_second.show(3),
-                b.tera_flops.show(3),
-                b.peak_tera_flops.show(3),
-                b.share_of_peak.show(3),
-                b.store_over_null.show(3),
+                show(b.images_per_second, 3),
+                show(b.tera_flops, 3),
+                show(b.peak_tera_flops, 3),
+                show(b.share_of_peak, 3),
+                show(b.store_over_null, 3),
             ]
         })
         .collect()

@@ -1,11 +1,11 @@
 //! `featcache bench read`: random whole samples against raw `preadv` of the very same ranges.
 
-use super::{machine_line, write_section};
+use super::{machine_line, show, write_section};
 use crate::cli::BenchReadArgs;
 use crate::progress::bytes;
 use crate::report::{self, Report};
 use anyhow::Result;
-use featcache_store::bench_read::{BenchReadOptions, ReadBench, Spread, bench_read};
+use featcache_store::bench_read::{BenchReadOptions, ReadBench, bench_read};
 use featcache_store::{OpenOptions, Store};
 use serde::Serialize;
 
@@ -56,9 +56,6 @@ pub(super) fn run(args: &BenchReadArgs) -> Result<Report> {
 const HEADER: [&str; 6] = ["pages", "threads", "checksums", "GB/s", "raw preadv GB/s", "ratio"];
 
 fn rows(bench: &ReadBench) -> Vec<Vec<String>> {
-    let show = |spread: Spread, digits: usize| {
-        format!("{:.digits$} ({:.digits$}–{:.digits$})", spread.median, spread.min, spread.max)
-    };
     bench
         .measurements
         .iter()
