@@ -78,6 +78,78 @@ impl ConvModule {
     }
 }
 
+/// Convolution → (norm) → (ReLU), each to choose; with bias where there is no norm.
+#[derive(Debug)]
+pub struct Conv {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    norm: Option<Norm>,
+    relu: bool,
+    padding: i64,
+    precision: Precision,
+}
+
+/// What a [`Conv`] is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvLayout {
+    /// Channels in.
+    pub input: i64,
+    /// Channels out.
+    pub output: i64,
+    /// Side of the kernel, odd; the map keeps its size.
+    pub kernel: i64,
+    /// Norm after it.
+    pub norm: Option<NormKind>,
+    /// ReLU at the end.
+    pub relu: bool,
+    /// Start of the weight, from its shape.
+    pub init: fn(&[i64]) -> Init,
+    /// Arithmetic.
+    pub precision: Precision,
+}
+
+impl Conv {
+    /// As mmcv's `ConvModule`: `{name}.conv.weight`, `{name}.conv.bias`, `{name}.bn.*` or `{name}.gn.*`.
+    pub fn module(parameters: &mut Parameters, name: &str, layout: ConvLayout) -> Result<Self> {
+        Self::new(parameters, &format!("{name}.conv"), name, layout)
+    }
+
+    /// As torch's `Conv2d`: `{name}.weight` and `{name}.bias`; norms as [`module`](Self::module).
+    pub fn plain(parameters: &mut Parameters, name: &str, layout: ConvLayout) -> Result<Self> {
+        Self::new(parameters, name, name, layout)
+    }
+
+    fn new(parameters: &mut Parameters, conv: &str, module: &str, layout: ConvLayout) -> Result<Self> {
+        let ConvLayout { input, output, kernel, norm, relu, init, precision } = layout;
+        let shape = [output, input, kernel, kernel];
+        let weight = parameters.create(format!("{conv}.weight"), &shape, Role::Weight, init(&shape))?;
+        let bias = match norm {
+            Some(_) => None,
+            None => Some(parameters.create(format!("{conv}.bias"), &[output], Role::NoDecay, Init::Zeros)?),
+        };
+        let norm = norm.map(|kind| {
+            let name = match kind {
+                NormKind::Batch => format!("{module}.bn"),
+                NormKind::Group => format!("{module}.gn"),
+            };
+            Norm::new(parameters, &name, kind, output)
+        });
+        Ok(Self { weight, bias, norm: norm.transpose()?, relu, padding: kernel / 2, precision })
+    }
+
+    /// `[n, input, h, w]` to `[n, output, h, w]` in the precision's kind.
+    pub fn forward(&self, x: &Tensor, phase: Phase) -> Result<Tensor> {
+        let kind = self.precision.kind();
+        let weight = self.weight.f_to_kind(kind)?;
+        let bias = self.bias.as_ref().map(|bias| bias.f_to_kind(kind)).transpose()?;
+        let mut x = x.f_to_kind(kind)?.f_conv2d(&weight, bias.as_ref(), 1, self.padding, 1, 1)?;
+        if let Some(norm) = &self.norm {
+            x = norm.forward(&x, phase)?;
+        }
+        Ok(if self.relu { x.f_relu()? } else { x })
+    }
+}
+
 /// Bilinear with `align_corners=False` to `[height, width]`; nothing where the size is right already.
 pub fn resize(x: &Tensor, height: i64, width: i64) -> Result<Tensor> {
     let (_, _, h, w) = x.size4()?;

@@ -1,7 +1,11 @@
-//! Semantic heads: maps of several levels in, logits of the finest level's size out. A head sees
-//! neither stores nor losses.
+//! Heads. Semantic ones: maps of several levels in, logits of the finest level's size out. Of a detector:
+//! the layers of its parts. A head sees neither stores nor losses.
 
+pub mod box_head;
 pub mod linear;
+pub mod mask_head;
+pub mod rpn;
+pub mod semantic_branch;
 pub mod upernet;
 
 use crate::{Phase, Result};

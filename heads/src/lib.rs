@@ -2,15 +2,17 @@
 //! backbone.
 //!
 //! Modules in reading order: what is trained ([`recipe`], [`precision`]), on which rows ([`selection`],
-//! [`order`], [`seed`]) and what comes of them ([`labels`], the shapes of objects in [`mask`], [`truth`],
-//! [`tensor`], [`loader`]); the model ([`parameter`], [`phase`], [`norm`], [`conv`], [`neck`], [`head`],
-//! [`model`]) and what detectors are made of ([`detection`]); one step ([`loss`], [`optimizer`],
-//! [`schedule`]); the loop ([`train`](mod@train), [`identity`], [`features`], [`checkpoint`], [`log`]);
+//! [`order`], [`seed`]) and what comes of them ([`labels`], the shapes of objects in [`mask`],
+//! [`objects`], [`truth`], [`tensor`], [`loader`]); the model ([`parameter`], [`phase`], [`norm`], [`conv`],
+//! [`dense`], [`neck`], [`head`], [`model`]), detectors ([`detector`]) and what they are made of
+//! ([`detection`]); one step ([`loss`], [`losses`], [`optimizer`], [`schedule`]); the loop ([`train`](mod@train), [`identity`], [`features`], [`checkpoint`], [`log`]);
 //! and what came out ([`run`], [`segment`], [`metric`], [`evaluate`](mod@evaluate)).
 
 pub mod checkpoint;
 pub mod conv;
+pub mod dense;
 pub mod detection;
+pub mod detector;
 pub mod error;
 pub mod evaluate;
 pub mod features;
@@ -26,6 +28,7 @@ pub mod metric;
 pub mod model;
 pub mod neck;
 pub mod norm;
+pub mod objects;
 pub mod optimizer;
 pub mod order;
 pub mod parameter;

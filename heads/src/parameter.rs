@@ -26,6 +26,8 @@ pub enum Init {
     Ones,
     /// Normal of mean 0 and this standard deviation.
     Normal(f64),
+    /// Uniform between minus this and this.
+    Uniform(f64),
 }
 
 impl Init {
@@ -34,6 +36,14 @@ impl Init {
     pub fn kaiming(shape: &[i64]) -> Self {
         let fan_out = shape.iter().product::<i64>() / shape.get(1).copied().unwrap_or(1).max(1);
         Self::Normal((2.0 / fan_out.max(1) as f64).sqrt())
+    }
+
+    /// Glorot & Bengio 2010 for `[out, in, …]`: uniform up to `sqrt(6 / (fan in + fan out))`, each fan
+    /// counted with the kernel's cells (torch's `xavier_uniform_`).
+    pub fn xavier(shape: &[i64]) -> Self {
+        let cells: i64 = shape.iter().skip(2).product();
+        let fans: i64 = shape.iter().take(2).map(|side| side * cells).sum();
+        Self::Uniform((6.0 / fans.max(1) as f64).sqrt())
     }
 }
 
@@ -75,6 +85,13 @@ impl Parameters {
                     values.extend(stream.normals().map(|value| (value * std) as f32));
                 }
                 values.truncate(count);
+                Tensor::f_from_slice(&values)?.f_reshape(shape)?.f_to_device(self.device)?
+            }
+            Init::Uniform(bound) => {
+                let mut stream = self.seed.named(&name).stream();
+                let count = shape.iter().product::<i64>();
+                let values: Vec<f32> =
+                    (0..count).map(|_| ((2.0 * stream.uniform() - 1.0) * bound) as f32).collect();
                 Tensor::f_from_slice(&values)?.f_reshape(shape)?.f_to_device(self.device)?
             }
         };

@@ -38,7 +38,7 @@ pub struct DetectorRecipe {
 /// | anchors | not rounded, stride of the level | base anchors rounded, stride ⌊input / map⌋ |
 /// | low-quality matches | to the object whose best they are, above a minimum | to the box's own best object, no minimum |
 /// | objects among the proposals | in front, matched to themselves | behind, matched by IoU |
-/// | boxes dropped before NMS | none | sides below 1e-3 (proposals), 1e-2 (detections) |
+/// | boxes dropped before NMS | empty ones | sides below 1e-3 (proposals), 1e-2 (detections) |
 /// | mask targets | 0 or 1 | bilinear shares |
 /// | RoIAlign of mask targets | aligned | not aligned |
 /// | RPN losses divided by | samples, at least 1 of either kind a picture | samples |
