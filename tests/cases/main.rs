@@ -22,6 +22,7 @@ mod mean_iou;
 mod pictures;
 mod pixels;
 mod program;
+mod roi_align_times;
 mod scenes;
 mod stages;
 mod swin_v2;
