@@ -436,6 +436,9 @@ fn pooling_from_levels_is_torchvisions() {
     close(&found, &golden.tensor("levels.value"), "value");
     let inputs: Vec<_> = maps.iter().collect();
     let gradient = gradients(&found, &golden.tensor("levels.direction"), &inputs);
+    let pooled = roi_align.pool_levels(&maps, &scales, levels, &rois).unwrap();
+    let again = gradients(&pooled, &golden.tensor("levels.direction"), &inputs);
+    assert!(gradient.iter().zip(&again).all(|(first, second)| first.equal(second)), "sums in one order");
     for (level, gradient) in (2..6).zip(gradient) {
         close(&gradient, &golden.tensor(&format!("levels.gradient.p{level}")), &format!("p{level}"));
     }

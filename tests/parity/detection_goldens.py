@@ -190,7 +190,8 @@ def pooling():
 
 def levels():
     boxes = random_boxes(60, (800, 1200), 6, 1200)
-    boxes[:6] = torch.tensor([[0.0, 0, s, s] for s in (56, 112, 224, 448, 896, 111.99)])
+    # On a level's limit, just below it, and below it by less than the rules' 1e-6.
+    boxes[:7] = torch.tensor([[0.0, 0, s, s] for s in (56, 112, 224, 448, 896, 111.99, 111.99996)])
     keep("level.boxes", boxes)
     keep("level.torchvision", LevelMapper(2, 5)([boxes]))
     scale = torch.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))

@@ -55,7 +55,11 @@ impl MaxIouAssigner {
         for (truth, &region) in (0_u32..).zip(truths) {
             let (mut most, mut ties) = (0.0, Vec::new());
             for (index, &bounds) in boxes.iter().enumerate() {
-                let overlap = if ignored[index] { 0.0 } else { iou(region, bounds) };
+                // Nearly all boxes lie beside a truth: they are told by comparisons alone.
+                if ignored[index] || is_beside(bounds, region) {
+                    continue;
+                }
+                let overlap = iou(region, bounds);
                 if overlap > best[index].0 {
                     best[index] = (overlap, truth);
                 }
@@ -99,4 +103,9 @@ impl MaxIouAssigner {
         let Some(share) = self.crowd_share else { return false };
         crowd.iter().any(|&region| intersection_over_first(bounds, region) > share)
     }
+}
+
+/// Is one wholly left of, right of, above or below the other? Never of what is not a number.
+fn is_beside(a: [f32; 4], b: [f32; 4]) -> bool {
+    (a[2] <= b[0]) | (b[2] <= a[0]) | (a[3] <= b[1]) | (b[3] <= a[1])
 }

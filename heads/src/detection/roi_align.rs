@@ -35,6 +35,7 @@ pub struct RoiAlign {
 impl RoiAlign {
     /// Pools from one map `[n, c, h, w]` of `scale` cells a pixel (1 / stride) to `[rois, c, side, side]`
     /// in channels_last memory and the map's kind. Sums are binary32 (binary64 for a binary64 map).
+    /// A narrower map is widened in every call: widen it once before pooling from it several times.
     ///
     /// # Errors
     /// A map of another rank; a region of a picture that the map does not have.
