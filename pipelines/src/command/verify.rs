@@ -1,12 +1,13 @@
 //! `featcache verify`: every byte of a store, or random rows against the live model.
 
 use crate::cli::VerifyArgs;
-use crate::exit::{ExitCode, failure};
+use crate::exit::{ExitCode, failure, one_line};
 use crate::machine;
 use crate::model::Model;
 use crate::progress::bytes;
 use crate::report::{self, Report};
 use anyhow::{Context, Result};
+use featcache_extractor as extractor;
 use featcache_extractor::preprocess;
 use featcache_extractor::source::Source;
 use featcache_store::{
@@ -108,7 +109,12 @@ fn against_model(args: &VerifyArgs, count: usize) -> Result<Report> {
     let mut batch = Batch::default();
     for &id in &rows {
         let row = store.row(id)?;
-        let input = match source.prepare(&row.source, &row.view, &place(row))?.input {
+        let prepared = match source.prepare(&row.source, &row.view, &place(row)) {
+            // An extraction must not go on without it; here it costs this row alone.
+            Err(lost @ extractor::Error::SourceLost { .. }) => Err(one_line(&lost.into())),
+            prepared => prepared?.input,
+        };
+        let input = match prepared {
             Ok(input) => input,
             Err(reason) => {
                 failed_now.push(format!("{}/{}: {reason}", row.split, row.key));
