@@ -23,7 +23,7 @@ pub(crate) struct DrawnStore {
     pub(crate) weights: &'static str,
     /// Names of the categories 1, 2, 3.
     pub(crate) classes: [&'static str; 3],
-    /// Key of a sample whose features are not numbers.
+    /// Key of a sample whose features are numbers, but too large to compute with.
     pub(crate) poisoned: Option<&'static str>,
     /// Key of a sample whose label map is larger than its picture.
     pub(crate) large_label: Option<&'static str>,
@@ -222,7 +222,7 @@ impl DrawnStore {
             for channel in 0..c {
                 let signal = if class >= 0 && channel % 4 == class as usize { 2.0 } else { 0.0 };
                 let value = (signal + stream.uniform() - 0.5) as f32 * level.stride as f32;
-                let value = if self.poisoned == Some(key) { f32::NAN } else { value };
+                let value = if self.poisoned == Some(key) { f32::MAX } else { value };
                 bytes.extend(value.to_le_bytes());
             }
         }
