@@ -114,7 +114,7 @@ fn the_demo_and_what_can_be_done_with_it() {
         "another seed starts afresh"
     );
     assert!(other["images_per_second"].is_number());
-    assert!(!out.join("predicted").read_dir().unwrap().next().is_none(), "what the demo did not make stays");
+    assert!(out.join("predicted").read_dir().unwrap().next().is_some(), "what the demo did not make stays");
 }
 
 #[test]
