@@ -5,10 +5,12 @@
 mod backbone_contract;
 mod bad_input;
 mod broken_images;
+mod coco_eval;
 mod datasets;
 mod detection;
 mod detector;
 mod doctor;
+mod drawn_coco;
 mod drawn_store;
 mod extraction;
 mod flipped_bits;
