@@ -1,6 +1,7 @@
 //! Reads one sample's level from a store: `cargo run --release -p featcache-store --example read_sample STORE`.
 //! The README shows these lines; `cargo xtask tidy` compares them.
 
+#[expect(clippy::print_stdout, reason = "an example shows what it read")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args_os().nth(1).ok_or("usage: read_sample STORE")?;
     use featcache_store::{Batch, OpenOptions, ReadOptions, Store};
