@@ -3,7 +3,7 @@
 use crate::cli::{DatasetArgs, DatasetKind};
 use anyhow::Result;
 use featcache_extractor::dataset::{self, Dataset};
-use featcache_store::{Listing, Preprocess};
+use featcache_store::{DatasetSpec, Listing, Preprocess};
 
 /// A dataset and how much of it is wanted.
 pub struct Pictures {
@@ -28,6 +28,13 @@ impl Pictures {
         };
         let dataset = dataset::open(kind, &args.root, &args.split)?;
         Ok(Self { dataset, limit: args.limit, kind, splits: args.split.clone() })
+    }
+
+    /// What a store of these pictures says of them; without splits if all that are found are wanted.
+    pub fn spec(&self) -> DatasetSpec {
+        let mut splits = self.splits.clone();
+        splits.sort();
+        DatasetSpec { kind: self.kind.to_owned(), splits, limit: self.limit.map(|limit| limit as u64) }
     }
 
     /// Lists samples and labels; of each split at most the first `limit` by key.

@@ -4,6 +4,9 @@
 use crate::chunk::ChunkGeometry;
 use crate::{Bucket, DType, Encoding, Encodings, Error, LevelSpec, Result, Size, layout};
 
+/// Inner chunks of a shard at most: what its index may claim.
+pub(crate) const MAX_SHARD_CHUNKS: u64 = u32::MAX as u64;
+
 /// One array `[n, h, w, c]` of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArraySpec {
@@ -37,8 +40,7 @@ impl ArraySpec {
         if rows == 0 || unit_rows == 0 || unit_rows > rows {
             return Err(Error::invalid(format!("array {path}: shards of {unit_rows} rows for {rows} rows")));
         }
-        if unit_rows.checked_mul(u64::from(geometry.bands)).is_none_or(|chunks| chunks > u64::from(u32::MAX))
-        {
+        if unit_rows.checked_mul(u64::from(geometry.bands)).is_none_or(|chunks| chunks > MAX_SHARD_CHUNKS) {
             return Err(Error::invalid(format!(
                 "array {path}: too many chunks in a shard of {unit_rows} rows"
             )));
@@ -133,7 +135,7 @@ mod tests {
         let bucket = bucket(10, 4);
         let array = level_arrays(&bucket, &level(8), Encoding::Bf16).unwrap().remove(0);
         assert_eq!(array.cells, Size::new(8, 12));
-        assert_eq!(array.shard_path(2), layout::shard(&bucket, "p3", 2));
+        assert_eq!(array.shard_path(2), "features/val2017/base/64x96/p3/c.2.0.0.0");
         assert_eq!(array.shards(), bucket.unit_count());
         assert_eq!([0, 1, 2, 3, u64::MAX].map(|k| array.shard_rows(k)), [4, 4, 2, 0, 0]);
     }

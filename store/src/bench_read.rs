@@ -124,7 +124,9 @@ pub fn bench_read(store: &Store, options: &BenchReadOptions) -> Result<ReadBench
                         if cold {
                             drop_pages(&ranges)?;
                         }
-                        times[usize::from(raw)] = lane.time(raw, position, &batches, &levels, &ranges)?;
+                        let [ours, of_raw] = &mut times;
+                        *(if raw { of_raw } else { ours }) =
+                            lane.time(raw, position, &batches, &levels, &ranges)?;
                     }
                     let verify = lane.readers.get(position).map(|(verify, _, _)| *verify);
                     let kind = kinds.iter_mut().find(|kind| {
@@ -158,13 +160,15 @@ impl Kind {
     }
 
     fn measurement(self, bytes: u64) -> ReadMeasurement {
-        let rate = |i: usize| self.times.iter().map(|times| bytes as f64 / times[i] / 1e9).collect();
+        let rate = |of: fn(&[f64; 2]) -> f64| {
+            self.times.iter().map(|times| bytes as f64 / of(times) / 1e9).collect()
+        };
         ReadMeasurement {
             threads: self.threads,
             cold: self.cold,
             verify: self.verify == Verify::On,
-            gb_per_s: Spread::of(rate(0)),
-            raw_gb_per_s: Spread::of(rate(1)),
+            gb_per_s: Spread::of(rate(|[ours, _]| *ours)),
+            raw_gb_per_s: Spread::of(rate(|[_, raw]| *raw)),
             ratio: Spread::of(self.times.iter().map(|[ours, raw]| raw / ours).collect()),
         }
     }

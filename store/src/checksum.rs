@@ -3,9 +3,18 @@
 
 use crc_fast::{CrcAlgorithm, Digest};
 
+/// Bytes of a checksum.
+pub(crate) const CHECKSUM: usize = 4;
+
 /// The checksum of `bytes`, in the order in which a file holds it.
 pub(crate) fn crc32c(bytes: &[u8]) -> [u8; 4] {
     crc_fast::crc32_iscsi(bytes).to_le_bytes()
+}
+
+/// What is wrong where a file holds one checksum and its bytes have another; both as the file holds them.
+pub(crate) fn differs(expected: [u8; 4], found: [u8; 4]) -> String {
+    let [expected, found] = [expected, found].map(u32::from_le_bytes);
+    format!("the checksum crc32c: expected {expected:08x}, found {found:08x}")
 }
 
 /// The checksum of bytes that come in blocks.
@@ -23,7 +32,8 @@ impl Crc32c {
     /// Of all blocks so far, in the order in which a file holds it.
     pub(crate) fn finish(&self) -> [u8; 4] {
         // The upper half of what a 32-bit algorithm returns is zero.
-        (self.0.finalize() as u32).to_le_bytes()
+        let [a, b, c, d, ..] = self.0.finalize().to_le_bytes();
+        [a, b, c, d]
     }
 }
 

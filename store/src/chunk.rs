@@ -12,7 +12,7 @@ pub const CHUNK_ALIGNMENT: u64 = 4096;
 /// crc32c (little-endian) after each payload.
 pub const CHECKSUM_BYTES: u64 = 4;
 /// Largest payload of one sample of one level: what cannot be a real feature map is refused early.
-const MAX_SAMPLE_BYTES: u64 = 1 << 40;
+pub(crate) const MAX_SAMPLE_BYTES: u64 = 1 << 40;
 
 /// The inner chunks of one sample `[h, w, c]`: bands of whole rows of cells, top to bottom, all alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

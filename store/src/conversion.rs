@@ -15,13 +15,15 @@ const LANE: usize = 1024;
 pub(crate) fn convert(source: &[u8], from: DType, target: &mut [u8], to: DType) {
     if from == to {
         let bytes = source.len().min(target.len());
-        target[..bytes].copy_from_slice(&source[..bytes]);
+        if let (Some(target), Some(source)) = (target.get_mut(..bytes), source.get(..bytes)) {
+            target.copy_from_slice(source);
+        }
         return;
     }
     let mut lane = [0f32; LANE];
     let pairs = source.chunks(LANE * from.bytes()).zip(target.chunks_mut(LANE * to.bytes()));
     for (source, target) in pairs {
-        let lane = &mut lane[..source.len() / from.bytes()];
+        let lane = lane.get_mut(..source.len() / from.bytes()).unwrap_or_default();
         widen(source, from, lane);
         narrow(lane, target, to);
     }
@@ -60,7 +62,7 @@ fn widen(source: &[u8], from: DType, lane: &mut [f32]) {
         }
         DType::F16 => {
             let mut halves = [f16::ZERO; LANE];
-            let halves = &mut halves[..lane.len()];
+            let halves = halves.get_mut(..lane.len()).unwrap_or_default();
             for (half, bytes) in halves.iter_mut().zip(source.as_chunks::<2>().0) {
                 *half = f16::from_le_bytes(*bytes);
             }
@@ -83,7 +85,7 @@ fn narrow(lane: &[f32], target: &mut [u8], to: DType) {
         }
         DType::F16 => {
             let mut halves = [f16::ZERO; LANE];
-            let halves = &mut halves[..lane.len()];
+            let halves = halves.get_mut(..lane.len()).unwrap_or_default();
             halves.convert_from_f32_slice(lane);
             for (half, bytes) in halves.iter().zip(target.as_chunks_mut::<2>().0) {
                 *bytes = half.to_le_bytes();

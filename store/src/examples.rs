@@ -1,10 +1,13 @@
 //! The JSON of docs/format.md, parsed by the code that reads stores. Compiled for tests only.
 
+use crate::array::level_arrays;
 use crate::layout;
 use crate::manifest::Manifest;
 use crate::run::Run;
 use crate::spec::Spec;
 use crate::table::record::RecordHeader;
+use crate::zarr::{array_document, check_document, group_document};
+use crate::{Bucket, DEFAULT_SHARD_BYTES, Encoding, LevelSpec, RowId, Size};
 use serde_json::json;
 use std::path::Path;
 
@@ -28,6 +31,47 @@ fn the_examples_of_the_format_page_are_what_the_code_reads() {
     layout::check_relative(&record.files[0].path).unwrap();
     let run: Run = serde_json::from_str(example("run")).unwrap();
     layout::check_name("run id", &run.id).unwrap();
+}
+
+#[test]
+fn the_zarr_documents_of_the_format_page_are_what_the_code_writes() {
+    let document = |name| -> serde_json::Value { serde_json::from_str(example(name)).unwrap() };
+    assert_eq!(document("group"), group_document());
+    let spec: serde_json::Value = serde_json::from_str(example("spec")).unwrap();
+    let level: LevelSpec = serde_json::from_value(spec["recipe"]["levels"][0].clone()).unwrap();
+    let bucket = Bucket {
+        split: "val2017".into(),
+        view: "base".into(),
+        size: Size::new(800, 1088),
+        rows: RowId(0)..RowId(1000),
+        unit_rows: 1,
+    };
+    let unit_rows = crate::bucket::unit_rows(std::slice::from_ref(&level), &bucket, DEFAULT_SHARD_BYTES);
+    let bucket = Bucket { unit_rows, ..bucket };
+    let array = level_arrays(&bucket, &level, Encoding::Bf16).unwrap().remove(0);
+    check_document(Path::new("array"), &array_document(&array), &document("array")).unwrap();
+}
+
+#[test]
+fn the_limits_of_the_format_page_are_those_of_the_code() {
+    for (what, limit) in [
+        ("root document, manifest, bytes", crate::spec::MAX_DOCUMENT_BYTES),
+        ("document of an array, bytes", crate::open_shard::MAX_ARRAY_DOCUMENT_BYTES),
+        ("sides of a resize rule, pixels", crate::geometry::MAX_TARGET_SIDE.into()),
+        ("`pad_divisor`", crate::recipe::MAX_PAD_DIVISOR.into()),
+        ("channels of a level", crate::recipe::MAX_CHANNELS.into()),
+        ("one sample of one level, bytes", crate::chunk::MAX_SAMPLE_BYTES),
+        ("inner chunks of a shard", crate::array::MAX_SHARD_CHUNKS),
+        ("key, source, error, name of a category, bytes", crate::plan::MAX_TEXT_BYTES as u64),
+        ("error as our writer keeps it, characters", crate::plan::MAX_REASON_CHARS as u64),
+        ("segmentation or label map, bytes", crate::table::annotations::MAX_LABEL_BYTES as u64),
+    ] {
+        let line = format!("| {what} | {limit} |");
+        assert!(FORMAT_PAGE.contains(&line), "{line}");
+    }
+    let (rows, expansion) = (crate::table::MAX_ROWS_PER_BYTE, crate::table::allowance::MAX_EXPANSION);
+    assert!(FORMAT_PAGE.contains(&format!("more than {rows} rows for a byte")));
+    assert!(FORMAT_PAGE.contains(&format!("more than {expansion} bytes\nin memory for one")));
 }
 
 #[test]

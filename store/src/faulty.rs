@@ -44,6 +44,19 @@ impl FaultyStorage {
         Self::new(None, Fault::Crash)
     }
 
+    /// The storage of another process on the same machine: it never fails, and what this one left unsynced
+    /// still is.
+    pub(crate) fn next_process(&self) -> Self {
+        let next = Self::sound();
+        next.state().unsynced_folders.clone_from(&self.state().unsynced_folders);
+        next
+    }
+
+    /// Folders with entries that a power cut would take.
+    pub(crate) fn unsynced_folders(&self) -> Vec<PathBuf> {
+        self.state().unsynced_folders.iter().cloned().collect()
+    }
+
     fn new(left: Option<usize>, fault: Fault) -> Self {
         let (unsynced_files, unsynced_folders) = Default::default();
         let state = State { fault, left, dead: false, unsynced_files, unsynced_folders };
@@ -119,20 +132,26 @@ impl Storage for FaultyStorage {
 
     fn rename(&self, from: &Path, to: &Path) -> Result<()> {
         {
-            let mut state = self.state();
+            let state = self.state();
             assert!(!state.unsynced_files.contains(from), "{} is published unsynced", to.display());
             let name = to.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let folder = to.parent().unwrap();
             let is_record = layout::record_number(name).is_some();
             let is_root = name == layout::ROOT && !to.to_str().unwrap().contains(layout::FEATURES);
             if !state.dead && (is_record || is_root || name == layout::MANIFEST) {
-                let unsynced = &state.unsynced_folders;
+                // Records of other units may still wait for their syncs when this one appears.
+                let of_records = |path: &Path| path.components().any(|c| c.as_os_str() == layout::UNITS);
+                let is_above = |path: &Path| path != folder && folder.starts_with(path);
+                let matters = |path: &Path| !is_record || !of_records(path) || is_above(path);
+                let unsynced: Vec<_> =
+                    state.unsynced_folders.iter().filter(|unsynced| matters(unsynced)).collect();
                 assert!(unsynced.is_empty(), "{} is published before {unsynced:?}", to.display());
             }
-            state.unsynced_folders.insert(folder.to_owned());
         }
         self.step(to)?;
-        FsStorage.rename(from, to)
+        FsStorage.rename(from, to)?;
+        self.state().unsynced_folders.insert(to.parent().unwrap().to_owned());
+        Ok(())
     }
 
     fn sync_dir(&self, path: &Path) -> Result<()> {
@@ -142,8 +161,18 @@ impl Storage for FaultyStorage {
     }
 
     fn create_dir_all(&self, path: &Path) -> Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        let parent = path.parent().unwrap();
+        self.create_dir_all(parent)?;
         self.step(path)?;
-        std::fs::create_dir_all(path).map_err(Error::io(path))
+        match std::fs::create_dir(path) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(()),
+            created => created.map_err(Error::io(path))?,
+        }
+        self.state().unsynced_folders.insert(parent.to_owned());
+        self.sync_dir(parent)
     }
 
     fn remove(&self, path: &Path) -> Result<()> {
@@ -165,10 +194,6 @@ impl Storage for FaultyStorage {
 
     fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>> {
         FsStorage.read(path, limit)
-    }
-
-    fn read_at(&self, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        FsStorage.read_at(path, offset, buffer)
     }
 
     fn lock(&self, path: &Path, wait: Wait) -> Result<Locking> {

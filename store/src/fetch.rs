@@ -3,7 +3,7 @@
 //!
 //! Knows nothing of plans and rows: a [`Piece`] is one chunk and its target.
 
-use crate::checksum::{Crc32c, crc32c};
+use crate::checksum::{CHECKSUM, Crc32c, crc32c};
 use crate::chunk::{CHECKSUM_BYTES, CHUNK_ALIGNMENT};
 use crate::open_shard::OpenShard;
 use crate::{DType, Encoding};
@@ -17,7 +17,6 @@ use std::sync::Arc;
 const BLOCK_BYTES: usize = 256 << 10;
 /// Vectors of one read: two a chunk.
 const VECTORS: usize = 64;
-const CHECKSUM: usize = CHECKSUM_BYTES as usize;
 /// A gap of up to this many bytes between two chunks is read over.
 const MAX_GAP: u64 = CHUNK_ALIGNMENT;
 
@@ -69,8 +68,8 @@ pub(crate) enum Cause {
     Io(std::io::Error),
     /// The file ends at this byte.
     Ends(u64),
-    /// The checksum of these bytes does not fit.
-    Checksum,
+    /// The file holds one checksum, its bytes have another; both as the file would hold them.
+    Checksum { expected: [u8; CHECKSUM], found: [u8; CHECKSUM] },
 }
 
 impl Piece<'_> {
@@ -177,9 +176,10 @@ fn fetch_together(pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Scratch)
     if verify {
         let mut at = 0;
         for (piece, tail) in pieces.iter().zip(tails) {
-            let stored = scratch.block.get(at..).and_then(<[u8]>::first_chunk::<CHECKSUM>);
-            if stored != Some(&crc32c(piece.target)) {
-                return Err(piece.fault(Cause::Checksum));
+            let expected = scratch.block.get(at..).and_then(<[u8]>::first_chunk::<CHECKSUM>);
+            let (expected, found) = (*expected.unwrap_or(&[0; CHECKSUM]), crc32c(piece.target));
+            if expected != found {
+                return Err(piece.fault(Cause::Checksum { expected, found }));
             }
             at += tail;
         }
@@ -204,7 +204,11 @@ fn fetch_by_blocks(piece: &mut Piece<'_>, verify: bool) -> Result<(), Fault> {
         }
         offset += block.len() as u64;
     }
-    if !verify || crc.finish() == stored { Ok(()) } else { Err(piece.fault(Cause::Checksum)) }
+    let found = crc.finish();
+    if !verify || found == stored {
+        return Ok(());
+    }
+    Err(piece.fault(Cause::Checksum { expected: stored, found }))
 }
 
 /// A chunk of which only a window is wanted, or that has to be converted: through scratch, block by block.
@@ -237,8 +241,9 @@ fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> 
         target = later;
         at += length;
     }
-    if outcome.is_ok() && verify && crc.finish() != stored {
-        outcome = Err(Cause::Checksum);
+    let found = crc.finish();
+    if outcome.is_ok() && verify && found != stored {
+        outcome = Err(Cause::Checksum { expected: stored, found });
     }
     outcome.map_err(|cause| piece.fault(cause))
 }

@@ -39,12 +39,14 @@ pub(crate) fn finish(shared: &Shared) -> Result<Finish> {
         let manifest = complete(shared)?;
         write_file(&shared.storage, &path, &manifest.document())?;
     }
+    // Whoever wrote the manifest that was found may have died before it was durable.
+    shared.storage.sync_dir(shared.layout.root())?;
     remove_leftovers(shared, &|name| {
         name.starts_with(TEMPORARY_PREFIX)
             || name.starts_with(layout::CLAIM_PREFIX)
             || name == layout::PUBLISH_LOCK
             || name == layout::CREATE_LOCK
-    })?;
+    });
     Ok(Finish::Done)
 }
 
@@ -83,6 +85,11 @@ fn complete(shared: &Shared) -> Result<Manifest> {
     let samples =
         samples::write(&shared.storage, &shared.layout.path(layout::SAMPLES), plan.rows(), &outcomes)?;
     files.push(entry(layout::SAMPLES, samples.publish()?));
+    // The same goes for records that others have just published: their names must last as long as the
+    // manifest's, which lists them.
+    for bucket in plan.buckets() {
+        shared.storage.sync_dir(&shared.layout.path(&layout::record_folder(bucket)))?;
+    }
     shared.storage.sync_dir(shared.layout.root())?;
     Ok(Manifest::new(spec, count(shared, &outcomes), files))
 }
@@ -101,11 +108,16 @@ fn checked_record(shared: &Shared, unit: &Unit, files: &mut Vec<FileEntry>) -> R
     let relative = layout::record(bucket, unit.number);
     let path = shared.layout.path(&relative);
     let digest = Digest::of_file(&path)?;
-    let record = record::read(&path)?;
+    let record = record::read(&path, unit.row_count())?;
     check_record(shared, unit, &record).map_err(|what| Error::corrupt(&path, what))?;
     for file in &record.header.files {
         let shard = shared.layout.path(&file.path);
-        let found = shared.storage.file_len(&shard)?;
+        let found = match shared.storage.file_len(&shard) {
+            Err(Error::Io { path, source }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::corrupt(path, "the file is missing"));
+            }
+            found => found?,
+        };
         if found != file.bytes {
             return Err(Error::corrupt(shard, format!("expected {} bytes, found {found}", file.bytes)));
         }
@@ -135,8 +147,9 @@ fn count(shared: &Shared, outcomes: &[Outcome]) -> BTreeMap<String, SplitCounts>
     splits
 }
 
-/// Removes files that `is_leftover` by name, unless a live process holds them.
-pub(crate) fn remove_leftovers(shared: &Shared, is_leftover: &dyn Fn(&str) -> bool) -> Result<()> {
+/// Removes files that `is_leftover` by name, unless a live process holds them. What cannot be removed is no
+/// obstacle and stays.
+pub(crate) fn remove_leftovers(shared: &Shared, is_leftover: &dyn Fn(&str) -> bool) {
     let mut folders: BTreeSet<String> = [String::new(), layout::RUNS.to_owned()].into();
     for bucket in shared.plan.buckets() {
         let arrays = shared.plan.levels().iter().map(|level| layout::array_folder(bucket, &level.name));
@@ -148,9 +161,10 @@ pub(crate) fn remove_leftovers(shared: &Shared, is_leftover: &dyn Fn(&str) -> bo
     }
     for folder in folders {
         let folder = shared.layout.path(&folder);
-        remove_in(shared, &folder, is_leftover)?;
+        if let Err(error) = remove_in(shared, &folder, is_leftover) {
+            log::warn!("leftover files stay: {error}");
+        }
     }
-    Ok(())
 }
 
 fn remove_in(shared: &Shared, folder: &Path, is_leftover: &dyn Fn(&str) -> bool) -> Result<()> {

@@ -122,6 +122,7 @@ impl ResizeRule {
 
 /// `int(x + 0.5)` on both sides, as all the rules round, and at least one pixel.
 fn rounded(height: f64, width: f64) -> Size {
+    #[expect(clippy::cast_possible_truncation, reason = "truncates and saturates, as it should")]
     let side = |v: f64| ((v + 0.5) as u32).max(1);
     Size::new(side(height), side(width))
 }

@@ -2,7 +2,7 @@
 //! only to follow symbolic links.
 
 use crate::bucket::{Bucket, Unit};
-use crate::{Error, Result, Size};
+use crate::{Error, Result};
 use std::path::{Component, Path, PathBuf};
 
 /// The root's Zarr group document; its presence is the store's existence.
@@ -111,11 +111,6 @@ pub fn array_folder(bucket: &Bucket, level: &str) -> String {
     format!("{}/{level}", features_folder(bucket))
 }
 
-/// Shard of one level of unit `number` of a bucket.
-pub fn shard(bucket: &Bucket, level: &str, number: u64) -> String {
-    format!("{}/c.{number}.0.0.0", array_folder(bucket, level))
-}
-
 /// Lock file of a unit that is being computed.
 pub(crate) fn claim(bucket: &Bucket, number: u64) -> String {
     format!("{}/{CLAIM_PREFIX}{number}", record_folder(bucket))
@@ -129,13 +124,6 @@ pub(crate) fn run(id: &str) -> String {
 /// A unit's name in records, messages and claims: `split/view/HxW/k`.
 pub fn unit_name(bucket: &Bucket, unit: &Unit) -> String {
     format!("{}/{}", bucket_folder(bucket), unit.number)
-}
-
-/// The size in a bucket's folder name.
-pub fn parse_size(name: &str) -> Option<Size> {
-    let (height, width) = name.split_once('x')?;
-    let size = Size::new(height.parse().ok()?, width.parse().ok()?);
-    (size.to_string() == name).then_some(size)
 }
 
 /// Accepts a name that becomes one component of a path (split, view, level): 1 to 128 bytes of
@@ -209,7 +197,5 @@ mod tests {
         for name in ["012.parquet", "+1.parquet", "x.parquet", "1", ".tmp-1.parquet"] {
             assert_eq!(record_number(name), None, "{name}");
         }
-        assert_eq!(parse_size("640x864"), Some(Size::new(640, 864)));
-        assert_eq!(parse_size("0640x864"), None);
     }
 }

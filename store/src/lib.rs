@@ -6,6 +6,12 @@
 //! [`array`], [`shard`]), how they get there ([`writer`], [`unit`], [`finish`]) and how they come back
 //! ([`store`], [`read`]). On disk: `docs/format.md`.
 
+#![warn(missing_docs)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::indexing_slicing, clippy::cast_possible_truncation, clippy::host_endian_bytes)
+)]
+
 pub mod array;
 pub mod band;
 pub mod batch;
@@ -29,6 +35,8 @@ mod fetch;
 pub mod finish;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod foreign;
 pub mod geometry;
 pub mod key;
 pub mod layout;

@@ -80,6 +80,10 @@ impl Manifest {
             check_relative(&file.path)
                 .map_err(|_| Error::PathEscape { path: path.to_owned(), found: file.path.clone() })?;
         }
+        // Whoever adds the sizes up must not have to expect that they pass 64 bits.
+        if manifest.files.iter().try_fold(0u64, |sum, file| sum.checked_add(file.bytes)).is_none() {
+            return Err(Error::corrupt(path, "files: expected bytes that add up, found more than 2^64"));
+        }
         let content = manifest.content();
         if content != manifest.content_blake3 {
             let found = &manifest.content_blake3;

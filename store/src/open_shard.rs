@@ -2,7 +2,7 @@
 //! payload.
 
 use crate::array::ArraySpec;
-use crate::layout::Layout;
+use crate::layout::{Layout, ROOT};
 use crate::zarr::{array_document, check_document, parse_document};
 use crate::{Error, Result, ShardIndex};
 use std::collections::{HashMap, HashSet};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// An array's document is small; what is larger is not one.
-const MAX_DOCUMENT_BYTES: u64 = 1 << 20;
+pub(crate) const MAX_ARRAY_DOCUMENT_BYTES: u64 = 1 << 20;
 
 /// One shard, open.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub(crate) struct OpenShard {
 impl OpenShard {
     /// Opens shard `k` of `array` and checks its index.
     pub(crate) fn open(layout: &Layout, array: &ArraySpec, k: u64) -> Result<Self> {
-        let path = layout.path(&array.shard_path(k));
+        let path = layout.resolve(&layout.path(ROOT), &array.shard_path(k))?;
         let file = open(&path)?;
         let bytes = file.metadata().map_err(Error::io(&path))?.len();
         let index = ShardIndex::read(&file, bytes, array, k, &path)?;
@@ -43,10 +43,10 @@ pub(crate) fn open(path: &Path) -> Result<File> {
 
 /// Checks that an array's document on disk is the one that its spec implies.
 pub(crate) fn check_array_document(layout: &Layout, array: &ArraySpec) -> Result<()> {
-    let path = layout.path(&array.document_path());
+    let path = layout.resolve(&layout.path(ROOT), &array.document_path())?;
     let mut bytes = Vec::new();
     let file = open(&path)?;
-    file.take(MAX_DOCUMENT_BYTES).read_to_end(&mut bytes).map_err(Error::io(&path))?;
+    file.take(MAX_ARRAY_DOCUMENT_BYTES).read_to_end(&mut bytes).map_err(Error::io(&path))?;
     check_document(&path, &array_document(array), &parse_document(&bytes, &path)?)
 }
 

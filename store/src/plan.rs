@@ -7,7 +7,7 @@ use crate::spec::bucket_arrays;
 use crate::{
     Encodings, Error, Fingerprint, LevelSpec, ListedSample, Listing, Recipe, Result, RowId, SampleKey, Size,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 /// Target bytes of a shard of the finest level, counted at two bytes an element.
@@ -19,8 +19,11 @@ pub const MAX_INPUT_SIDE: u32 = 32_768;
 /// Pixels of the largest padded input. A picture that would become larger is a failed row.
 pub const MAX_INPUT_PIXELS: u64 = 1 << 26;
 
-/// Longest sample key and source path, in bytes.
+/// Longest sample key, source path and reason of a failure, in bytes.
 pub const MAX_TEXT_BYTES: usize = 4096;
+
+/// Longest reason of a failure that is kept, in characters.
+pub(crate) const MAX_REASON_CHARS: usize = 500;
 
 /// The rows of a store, in the order of their [`RowId`]: by split (name), view (recipe), bucket (height,
 /// width) and row; last those whose file could not be read at listing, by split, view and key.
@@ -81,7 +84,9 @@ impl Plan {
                     Ok(place) => {
                         placed.entry((split, view, place.bucket)).or_default().push((sample, place));
                     }
-                    Err(reason) => failed.entry((split, view)).or_default().push((sample, reason)),
+                    Err(reason) => {
+                        failed.entry((split, view)).or_default().push((sample, kept_reason(&reason)));
+                    }
                 }
             }
         }
@@ -171,6 +176,12 @@ impl Plan {
             }
             place_of_last = Some(place);
         }
+        if let Some(id) = first_duplicate(&rows) {
+            let row = rows
+                .get(id)
+                .map_or_else(String::new, |row| format!("{} in {}, {}", row.key, row.split, row.view));
+            return Err(format!("row {id} ({row}): the key occurs twice"));
+        }
         for bucket in &mut buckets {
             bucket.unit_rows = unit_rows(&recipe.levels, bucket, shard_bytes);
         }
@@ -238,15 +249,16 @@ impl Plan {
         Ok(totals)
     }
 
-    /// Elements of one level over all rows.
-    pub fn level_elements(&self, level: &LevelSpec) -> u64 {
-        self.buckets
-            .iter()
-            .map(|bucket| {
-                let cells = level.cells(bucket.size).area();
-                bucket.row_count().saturating_mul(cells).saturating_mul(u64::from(level.channels))
-            })
-            .fold(0, u64::saturating_add)
+    /// Refuses rows of splits that are not among these, with what is wrong.
+    pub(crate) fn check_splits(&self, splits: &[String]) -> std::result::Result<(), String> {
+        let known: BTreeSet<&str> = splits.iter().map(String::as_str).collect();
+        match self.rows.iter().enumerate().find(|(_, row)| !known.contains(&*row.split)) {
+            None => Ok(()),
+            Some((id, row)) => {
+                let known = splits.join(", ");
+                Err(format!("row {id} ({}): expected a split of {known}, found {:?}", row.key, row.split))
+            }
+        }
     }
 
     pub(crate) fn into_parts(self) -> (Vec<PlanRow>, Vec<Bucket>) {
@@ -256,17 +268,28 @@ impl Plan {
 
 /// Shared copies of the few split and view names that all rows carry.
 #[derive(Debug, Default)]
-pub(crate) struct Names(Vec<Arc<str>>);
+pub(crate) struct Names(HashSet<Arc<str>>);
 
 impl Names {
     pub(crate) fn get(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.0.iter().rev().find(|known| ***known == *name) {
+        if let Some(known) = self.0.get(name) {
             return Arc::clone(known);
         }
         let new: Arc<str> = name.into();
-        self.0.push(Arc::clone(&new));
+        self.0.insert(Arc::clone(&new));
         new
     }
+}
+
+/// The first row whose split, view and key an earlier one has.
+fn first_duplicate(rows: &[PlanRow]) -> Option<usize> {
+    let mut seen = HashSet::with_capacity(rows.len());
+    rows.iter().position(|row| !seen.insert((&*row.split, &*row.view, row.key.0.as_str())))
+}
+
+/// A reason as stores keep it: what the rest of a long one says is for logs.
+pub(crate) fn kept_reason(reason: &str) -> String {
+    reason.chars().take(MAX_REASON_CHARS).collect()
 }
 
 /// Samples by split and key, each key once in its split.
@@ -337,7 +360,7 @@ fn shuffle<T>(items: &mut [T], fingerprint: &Fingerprint, bucket: &str) {
         stream.fill(&mut draw);
         // At most `i`, which is a usize.
         let j = (u128::from(u64::from_le_bytes(draw)) * (i as u128 + 1)) >> 64;
-        items.swap(i, j as usize);
+        items.swap(i, usize::try_from(j).unwrap_or(i));
     }
 }
 
@@ -457,6 +480,39 @@ mod tests {
         let reasons: Vec<_> = plan.rows().iter().take(3).map(|row| row.place.clone().unwrap_err()).collect();
         assert!(reasons[0].contains("4294967295") && reasons[1].contains("40000"), "{reasons:?}");
         assert!(reasons[2].contains("empty"), "{reasons:?}");
+    }
+
+    #[test]
+    fn rows_that_contradict_each_other_or_the_spec_are_refused() {
+        let plan = Plan::new(&recipe(), &listing(40), 20_000).unwrap();
+        plan.check_splits(&["train".into(), "val".into()]).unwrap();
+        let error = plan.check_splits(&["train".into()]).unwrap_err();
+        assert!(error.contains("expected a split of train, found \"val\""), "{error}");
+        // Of a bucket, and of the rows without a place.
+        let failed = plan.rows().iter().position(|row| row.place.is_err()).unwrap();
+        for at in [1, failed + 1] {
+            let mut rows = plan.rows().to_vec();
+            rows[at].key = rows[at - 1].key.clone();
+            let error = Plan::from_rows(&recipe(), rows, 20_000).map(|_| ()).unwrap_err();
+            assert!(error.contains(&format!("row {at} ")) && error.contains("occurs twice"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_million_names_take_no_time() {
+        let mut names = Names::default();
+        for i in 0..1_000_000 {
+            names.get(&i.to_string());
+        }
+        assert!(Arc::ptr_eq(&names.get("77"), &names.get("77")));
+    }
+
+    #[test]
+    fn long_reasons_are_cut() {
+        let mut listing = listing(0);
+        listing.samples = vec![ListedSample { size: Err("é".repeat(5000)), ..sample("val", "a") }];
+        let plan = Plan::new(&recipe(), &listing, 1).unwrap();
+        assert_eq!(plan.rows()[0].place, Err("é".repeat(MAX_REASON_CHARS)));
     }
 
     proptest! {

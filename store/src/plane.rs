@@ -4,6 +4,7 @@
 use crate::array::StoreArrays;
 use crate::band::{RequestedLevel, RowBand};
 use crate::batch::Batch;
+use crate::checksum::differs;
 use crate::fetch::{Cause, Fault, Piece, PiecePlace, Scratch, fetch};
 use crate::open_shard::{OpenShard, ShardCache};
 use crate::read_pool::ReadPool;
@@ -88,11 +89,14 @@ impl ReadPlane {
         batch.begin(request.ids);
         let levels = resolve_levels(arrays, request, options.dtype)?;
         self.sort(&levels, request)?;
-        // Shards before memory: what a hostile spec claims is only believed once a file of that size is
-        // there.
+        // Chunks before memory: what a hostile spec claims is only believed once a file holds a row of that
+        // size.
         for (position, level) in levels.iter().enumerate() {
             if let Some(first) = self.order.iter().find(|entry| entry.level == position) {
-                self.shards.get((request.bucket, level.number), level.array, first.shard)?;
+                let shard = self.shards.get((request.bucket, level.number), level.array, first.shard)?;
+                if shard.index.chunk(first.row, 0).is_none() {
+                    return Err(no_features(&shard, &name(first.slot), level));
+                }
             }
             batch.shape_level(position, level.shape(request.rows.len()), level.read.dtype)?;
         }
@@ -183,10 +187,8 @@ impl ReadPlane {
             let slot = slots.get_mut(entry.level * request.rows.len() + entry.slot);
             let Some(mut target) = slot.and_then(Option::take) else { continue };
             for band in level.bands() {
-                let offset = shard.index.chunk(entry.row, band).ok_or_else(|| {
-                    let name = name(entry.slot);
-                    Error::corrupt(&shard.path, format!("{name}, level {}: no features", level.name()))
-                })?;
+                let offset = shard.index.chunk(entry.row, band);
+                let offset = offset.ok_or_else(|| no_features(&shard, &name(entry.slot), level))?;
                 let (window, bytes) = level.window(band);
                 let (now, later) = target.split_at_mut(bytes.min(target.len()));
                 target = later;
@@ -255,6 +257,10 @@ fn resolve_levels<'a>(
     RequestedLevel::resolve(arrays, request.bucket, request.levels, request.band, dtype)
 }
 
+fn no_features(shard: &OpenShard, name: &str, level: &RequestedLevel<'_>) -> Error {
+    Error::corrupt(&shard.path, format!("{name}, level {}: no features", level.name()))
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -308,7 +314,9 @@ fn error_of(fault: RunFault, levels: &[RequestedLevel<'_>], name: &dyn Fn(usize)
     match fault.cause {
         Cause::Io(source) => Error::Io { path, source },
         Cause::Ends(at) => Error::corrupt(path, format!("{place}: the file ends at byte {at}")),
-        Cause::Checksum => Error::corrupt(path, format!("{place}: the checksum does not fit")),
+        Cause::Checksum { expected, found } => {
+            Error::corrupt(path, format!("{place}: {}", differs(expected, found)))
+        }
     }
 }
 

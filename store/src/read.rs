@@ -71,7 +71,7 @@ pub enum PagePolicy {
 pub struct Reader {
     rows: Arc<[SampleRow]>,
     buckets: Arc<[Bucket]>,
-    arrays: StoreArrays,
+    arrays: Arc<StoreArrays>,
     root: PathBuf,
     options: ReadOptions,
     state: RefCell<State>,
@@ -86,11 +86,13 @@ struct State {
 }
 
 impl Store {
-    /// A reader of this store's features. [`Error::Invalid`] if the store's arrays are none that could be
-    /// read.
+    /// A reader of this store's features.
+    ///
+    /// # Errors
+    /// None for a store on this machine: opening it has checked what a reader relies on.
     pub fn reader(&self, options: ReadOptions) -> Result<Reader> {
         let (rows, buckets) = self.shared();
-        let arrays = StoreArrays::new(&buckets, &self.recipe().levels, self.encodings())?;
+        let arrays = Arc::clone(self.arrays());
         let shards = ShardCache::new(self.layout().clone(), options.open_files, MAX_INDEX_BYTES);
         let plane = ReadPlane::new(shards, options.threads);
         let state = RefCell::new(State { plane, rows: Vec::new(), levels: Vec::new() });

@@ -113,7 +113,8 @@ impl Recipe {
     }
 
     /// Refuses a recipe from which no store can be made: no views or levels, names that are no path
-    /// components or occur twice, strides that do not divide the padding, statistics that are not finite.
+    /// components or occur twice, strides that do not divide the padding or are not finest first, statistics
+    /// that are not finite.
     pub fn check(&self) -> Result<()> {
         let Preprocess { mean, std, pad_divisor, resize, .. } = &self.preprocess;
         resize.check()?;
@@ -127,6 +128,13 @@ impl Recipe {
         if !(1..=MAX_PAD_DIVISOR).contains(pad_divisor) {
             return Err(Error::invalid(format!(
                 "pad_divisor {pad_divisor}: expected 1 to {MAX_PAD_DIVISOR}"
+            )));
+        }
+        if !self.levels.is_sorted_by_key(|level| level.stride) {
+            let strides = self.levels.iter().map(|level| format!("{} of {}", level.name, level.stride));
+            return Err(Error::invalid(format!(
+                "levels with strides {}: expected the finest first",
+                strides.collect::<Vec<_>>().join(", ")
             )));
         }
         for level in &self.levels {
@@ -161,8 +169,10 @@ impl LevelSpec {
     }
 }
 
-const MAX_CHANNELS: u32 = 1 << 20;
-const MAX_PAD_DIVISOR: u32 = 4096;
+/// Channels of a level at most.
+pub(crate) const MAX_CHANNELS: u32 = 1 << 20;
+/// Largest padding divisor.
+pub(crate) const MAX_PAD_DIVISOR: u32 = 4096;
 
 fn check_names<'a>(what: &str, names: impl ExactSizeIterator<Item = &'a str>) -> Result<()> {
     if names.len() == 0 {
@@ -228,10 +238,40 @@ mod tests {
         );
     }
 
+    /// The number forms of docs/format.md. serde_json has changed them before: a version that does so again
+    /// fails here.
+    #[test]
+    fn integral_and_tiny_numbers_have_one_form() {
+        let mut recipe = recipe();
+        recipe.preprocess.mean = [0.0, 1.0, 123.0];
+        recipe.preprocess.std = [1.25e-7, 1e-5, 1e16];
+        let json = recipe.canonical_json();
+        for form in [r#""mean":[0.0,1.0,123.0]"#, r#""std":[1.25e-7,0.00001,1e+16]"#, r#""pad_divisor":32"#] {
+            assert!(json.contains(form), "{form}: {json}");
+        }
+        let reread: Recipe = serde_json::from_str(&json).unwrap();
+        assert_eq!(reread.fingerprint(), recipe.fingerprint());
+        for (value, form) in [
+            (1e-6, "1e-6"),
+            (9.99e-6, "9.99e-6"),
+            (0.1 + 0.2, "0.30000000000000004"),
+            (9_999_999_999_999_998.0, "9999999999999998.0"),
+            (-1.5e300, "-1.5e+300"),
+            (5e-324, "5e-324"),
+        ] {
+            assert_eq!(canonical_json(&value), form);
+        }
+        let spelt = json.replace("1.25e-7", "0.000000125").replace("0.0,", "0,").replace("1e+16", "1E16");
+        assert_ne!(spelt, json);
+        let reread: Recipe = serde_json::from_str(&spelt).unwrap();
+        assert_eq!(reread.fingerprint(), recipe.fingerprint(), "{spelt}");
+    }
+
     #[test]
     fn recipes_that_make_no_store_are_refused() {
         recipe().check().unwrap();
-        let broken: [fn(&mut Recipe); 7] = [
+        let broken: [fn(&mut Recipe); 8] = [
+            |r| r.levels.reverse(),
             |r| r.levels.clear(),
             |r| r.views.clear(),
             |r| r.levels[1].name = "p2".into(),

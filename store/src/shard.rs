@@ -14,6 +14,9 @@ use crate::{Block, Encoding, Error, Result, Size, Staged};
 pub(crate) const EMPTY: u64 = u64::MAX;
 /// Bytes of an index entry.
 pub(crate) const ENTRY_BYTES: u64 = 16;
+/// Zeros before an aligned chunk: always fewer.
+const GAP: [u8; 4096] = [0; 4096];
+const _: () = assert!(GAP.len() as u64 >= crate::chunk::CHUNK_ALIGNMENT);
 /// Small chunks are gathered into writes of this size.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -98,7 +101,7 @@ impl ShardWriter {
         for band in payload.chunks(band_bytes) {
             let offset = geometry.next_offset(self.end);
             let gap = usize::try_from(offset - self.end).unwrap_or(0);
-            self.push(&[0; crate::chunk::CHUNK_ALIGNMENT as usize][..gap])?;
+            self.push(GAP.get(..gap).unwrap_or(&GAP))?;
             self.push(band)?;
             self.push(&crc32c(band))?;
             self.index.extend(offset.to_le_bytes());

@@ -2,7 +2,7 @@
 //! a reader panic, read outside the file, allocate without bound or mix samples up.
 
 use crate::array::ArraySpec;
-use crate::checksum::crc32c;
+use crate::checksum::{CHECKSUM, crc32c, differs};
 use crate::chunk::CHECKSUM_BYTES;
 use crate::shard::{EMPTY, ENTRY_BYTES};
 use crate::{Error, Result};
@@ -51,15 +51,21 @@ impl ShardIndex {
 
     /// As [`read`](Self::read), from the index's bytes, which start at `start` in the file.
     pub fn parse(index: &[u8], start: u64, array: &ArraySpec, k: u64, path: &Path) -> Result<Self> {
-        let entries = index
-            .split_last_chunk::<{ CHECKSUM_BYTES as usize }>()
+        let (entries, stored) = index
+            .split_last_chunk::<CHECKSUM>()
             .filter(|_| index.len() as u64 == Self::bytes(array))
-            .and_then(|(entries, stored)| (stored == &crc32c(entries)).then_some(entries))
-            .ok_or_else(|| Error::corrupt(path, "the checksum of the shard index does not fit"))?;
+            .ok_or_else(|| {
+                let (expected, found) = (Self::bytes(array), index.len());
+                Error::corrupt(path, format!("shard index: expected {expected} bytes, found {found}"))
+            })?;
+        let computed = crc32c(entries);
+        if *stored != computed {
+            return Err(Error::corrupt(path, format!("shard index: {}", differs(*stored, computed))));
+        }
 
         let bands = array.geometry.bands as usize;
         let present_rows = usize::try_from(array.shard_rows(k)).unwrap_or(usize::MAX);
-        let mut offsets = Vec::with_capacity(entries.len() / ENTRY_BYTES as usize);
+        let mut offsets = Vec::with_capacity(entries.len() / size_of::<[u64; 2]>());
         let mut end = 0;
         for (i, entry) in entries.as_chunks::<8>().0.as_chunks::<2>().0.iter().enumerate() {
             let (row, band) = (i / bands, i % bands);

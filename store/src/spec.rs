@@ -1,11 +1,12 @@
 //! The document that makes a folder a store: `attributes.featcache` of its root `zarr.json`. Parsing
 //! checks the format version before it believes anything else; no file is read or written here.
 
-use crate::array::{ArraySpec, level_arrays};
+use crate::array::{ArraySpec, StoreArrays, level_arrays};
 use crate::bucket::Bucket;
 use crate::canonical::to_value;
-use crate::layout::check_name;
+use crate::layout::{Layout, PLAN, ROOT, check_name};
 use crate::plan::Plan;
+use crate::table::TableFile;
 use crate::zarr::{document_bytes, hierarchy, parse_document, root_document};
 use crate::{Encoding, Encodings, Error, Fingerprint, LevelSpec, Recipe, Result};
 use serde::{Deserialize, Serialize};
@@ -53,6 +54,9 @@ pub struct DatasetSpec {
     pub kind: String,
     /// Names of the splits, sorted.
     pub splits: Vec<String>,
+    /// How many samples of each split are in the store at most, the first by key; `None`: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u64>,
 }
 
 /// Terms of use, as the maker of the store states them.
@@ -69,13 +73,17 @@ impl Spec {
     /// The spec in a root document found at `path`.
     ///
     /// # Errors
-    /// [`Error::TooNew`] before anything else is looked at; [`Error::Corrupt`] for whatever is not a spec
-    /// that this version could have written.
+    /// [`Error::NotFound`] for a Zarr group of something else; [`Error::TooNew`] before anything else is
+    /// looked at; [`Error::Corrupt`] for whatever is not a spec that this version could have written.
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self> {
         let document = parse_document(bytes, path)?;
-        let spec = document
-            .pointer("/attributes/featcache")
-            .ok_or_else(|| Error::corrupt(path, "no attributes.featcache: not a featcache store"))?;
+        let spec = document.pointer("/attributes/featcache").ok_or_else(|| match is_group(&document) {
+            true => Error::NotFound {
+                path: path.to_owned(),
+                what: "attributes.featcache, which makes a Zarr group a featcache store,".to_owned(),
+            },
+            false => Error::corrupt(path, "no attributes.featcache: not a featcache store"),
+        })?;
         check_format(spec, path)?;
         let spec = Self::deserialize(spec)
             .map_err(|e| Error::corrupt(path, format!("attributes.featcache: {e}")))?;
@@ -94,7 +102,26 @@ impl Spec {
             )));
         }
         check_encodings(&self.recipe, &self.encodings)?;
+        if !self.dataset.splits.is_sorted_by(|a, b| a < b) {
+            let splits = self.dataset.splits.join(", ");
+            return Err(Error::invalid(format!("dataset.splits: expected sorted names, found {splits}")));
+        }
         self.dataset.splits.iter().try_for_each(|split| check_name("split", split))
+    }
+
+    /// The plan of the store at `layout`, checked against this spec and its hash.
+    pub(crate) fn read_plan(&self, layout: &Layout) -> Result<Plan> {
+        let file = TableFile::checked(layout, PLAN, &self.plan_blake3)?;
+        let path = file.path().to_owned();
+        let plan = crate::table::plan::read(file, &self.recipe, self.shard_bytes)?;
+        plan.check_splits(&self.dataset.splits).map_err(|what| Error::corrupt(path, what))?;
+        Ok(plan)
+    }
+
+    /// The payload arrays of the store at `layout`. [`Error::Corrupt`] if its spec asks for impossible ones.
+    pub(crate) fn arrays(&self, layout: &Layout, buckets: &[Bucket]) -> Result<StoreArrays> {
+        StoreArrays::new(buckets, &self.recipe.levels, &self.encodings)
+            .map_err(|error| Error::corrupt(layout.path(ROOT), error.to_string()))
     }
 
     /// Refuses a store at `path` that is not what this run would write, with the field that differs.
@@ -122,12 +149,17 @@ impl Spec {
             if dataset.kind != self.dataset.kind {
                 return Err(mismatch("dataset.kind".into(), dataset.kind.clone(), self.dataset.kind.clone()));
             }
-            if dataset.splits != self.dataset.splits {
+            if !dataset.splits.is_empty() && dataset.splits != self.dataset.splits {
                 return Err(mismatch(
                     "dataset.splits".into(),
                     dataset.splits.join(", "),
                     self.dataset.splits.join(", "),
                 ));
+            }
+            if dataset.limit != self.dataset.limit {
+                let shown = |limit: Option<u64>| limit.map_or("none".to_owned(), |limit| limit.to_string());
+                let (expected, found) = (shown(dataset.limit), shown(self.dataset.limit));
+                return Err(mismatch("dataset.limit".into(), expected, found));
             }
         }
         match shard_bytes {
@@ -150,9 +182,9 @@ impl Spec {
         let root = root_document(&to_value(self), &below);
         let mut documents: BTreeMap<String, Vec<u8>> = below
             .iter()
-            .map(|(folder, document)| (format!("{folder}/{}", crate::layout::ROOT), document_bytes(document)))
+            .map(|(folder, document)| (format!("{folder}/{ROOT}"), document_bytes(document)))
             .collect();
-        documents.insert(crate::layout::ROOT.to_owned(), document_bytes(&root));
+        documents.insert(ROOT.to_owned(), document_bytes(&root));
         Ok(documents)
     }
 }
@@ -181,6 +213,12 @@ pub(crate) fn check_encodings(recipe: &Recipe, encodings: &Encodings) -> Result<
     }
     let names: Vec<&str> = expected.into_keys().collect();
     Err(Error::invalid(format!("encodings {encodings}: expected one for each of {}", names.join(", "))))
+}
+
+/// Whether a document is a Zarr v3 group's, ours or not.
+fn is_group(document: &Value) -> bool {
+    document.get("zarr_format").and_then(Value::as_u64) == Some(3)
+        && document.get("node_type").and_then(Value::as_str) == Some("group")
 }
 
 /// Refuses a document of a later format, or of none.

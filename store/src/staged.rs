@@ -1,9 +1,12 @@
 //! A file on its way into the store: written under a temporary name, durable before it is visible.
 //! Does not decide when anything becomes visible: its owner calls [`Staged::publish`].
 
+use crate::open_shard::open;
 use crate::storage::{Storage, StorageFile};
 use crate::{Error, Result};
-use std::io::{ErrorKind, Read};
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,17 +29,26 @@ impl Digest {
         Self { bytes: bytes.len() as u64, blake3: blake3::hash(bytes).to_hex().to_string() }
     }
 
-    /// The digest of a file, read once in pieces.
+    /// The digest of a file that a store names, read once in pieces. [`Error::Corrupt`] if it is missing.
     pub fn of_file(path: &Path) -> Result<Self> {
-        let mut file = std::fs::File::open(path).map_err(Error::io(path))?;
+        Self::of_open(&open(path)?, path)
+    }
+
+    /// The digest of a file that is open, whatever its position; `path` is for messages.
+    pub(crate) fn of_open(file: &File, path: &Path) -> Result<Self> {
         let (mut hasher, mut piece) = (blake3::Hasher::new(), vec![0; 1 << 20]);
         loop {
-            let read = file.read(&mut piece).map_err(Error::io(path))?;
-            if read == 0 {
-                let blake3 = hasher.finalize().to_hex().to_string();
-                return Ok(Self { bytes: hasher.count(), blake3 });
+            match file.read_at(&mut piece, hasher.count()) {
+                Ok(0) => {
+                    let blake3 = hasher.finalize().to_hex().to_string();
+                    return Ok(Self { bytes: hasher.count(), blake3 });
+                }
+                Ok(read) => {
+                    hasher.update(piece.get(..read).unwrap_or_default());
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(Error::io(path)(e)),
             }
-            hasher.update(piece.get(..read).unwrap_or_default());
         }
     }
 

@@ -4,7 +4,7 @@
 use crate::{Error, Result};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A file system as the writer sees it. Every error carries the path it is about.
@@ -18,7 +18,8 @@ pub trait Storage: std::fmt::Debug + Send + Sync {
     fn rename(&self, from: &Path, to: &Path) -> Result<()>;
     /// Makes the folder's entries durable.
     fn sync_dir(&self, path: &Path) -> Result<()>;
-    /// Creates a folder and its missing parents, durably. An existing folder is fine.
+    /// Creates a folder and its missing parents, durably. An existing folder is fine, and may be one whose
+    /// creator died before it made it durable: who relies on it syncs its parent.
     fn create_dir_all(&self, path: &Path) -> Result<()>;
     /// Removes a file. A file that is not there is fine.
     fn remove(&self, path: &Path) -> Result<()>;
@@ -26,15 +27,16 @@ pub trait Storage: std::fmt::Debug + Send + Sync {
     fn exists(&self, path: &Path) -> Result<bool>;
     /// Length of a file in bytes.
     fn file_len(&self, path: &Path) -> Result<u64>;
-    /// Names in a folder, sorted; empty if there is no such folder.
+    /// Names in a folder, sorted; empty if there is no such folder. What is not UTF-8 in a name is U+FFFD,
+    /// which no name of a store has.
     fn list(&self, path: &Path) -> Result<Vec<String>>;
     /// The whole file; [`Error::Corrupt`] if it is longer than `limit` bytes.
     fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>>;
-    /// Exactly `buffer.len()` bytes from `offset`; [`Error::Corrupt`] if the file ends before.
-    fn read_at(&self, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<()>;
-    /// Locks the file at `path`, which is created if need be. Locks are advisory and die with the process.
+    /// Locks the file at `path`, which is created if need be. Locks are advisory and die with the process; a
+    /// file that we may not open has none.
     fn lock(&self, path: &Path, wait: Wait) -> Result<Locking>;
-    /// Removes the file unless a live process holds its lock; whether it was removed.
+    /// Removes the file unless a live process holds its lock; whether it was removed. A file that we may not
+    /// open or remove stays.
     fn reap(&self, path: &Path) -> Result<bool>;
 }
 
@@ -62,7 +64,7 @@ pub enum Locking {
     Held(Lock),
     /// Held by someone else.
     Busy,
-    /// The file system has no locks.
+    /// The file system has no locks, or not for us.
     Unsupported,
 }
 
@@ -159,10 +161,7 @@ impl Storage for FsStorage {
         };
         let mut names = Vec::new();
         for entry in entries {
-            // A name that is not UTF-8 is none of ours.
-            if let Ok(name) = entry.map_err(Error::io(path))?.file_name().into_string() {
-                names.push(name);
-            }
+            names.push(entry.map_err(Error::io(path))?.file_name().to_string_lossy().into_owned());
         }
         names.sort_unstable();
         Ok(names)
@@ -178,26 +177,15 @@ impl Storage for FsStorage {
         Ok(bytes)
     }
 
-    fn read_at(&self, path: &Path, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        file.read_exact_at(buffer, offset).map_err(|e| match e.kind() {
-            ErrorKind::UnexpectedEof => {
-                let end = offset.saturating_add(buffer.len() as u64);
-                Error::corrupt(path, format!("ends before byte {end}"))
-            }
-            _ => Error::io(path)(e),
-        })
-    }
-
     fn lock(&self, path: &Path, wait: Wait) -> Result<Locking> {
         loop {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(path)
-                .map_err(Error::io(path))?;
+            let file = match open_to_lock(path, true) {
+                Err(e) if is_denied(&e) => {
+                    log::debug!("{} cannot be locked: {e}", path.display());
+                    return Ok(Locking::Unsupported);
+                }
+                file => file.map_err(Error::io(path))?,
+            };
             match wait {
                 Wait::Block if file.lock().is_err() => return Ok(Locking::Unsupported),
                 Wait::Block => {}
@@ -216,16 +204,41 @@ impl Storage for FsStorage {
     }
 
     fn reap(&self, path: &Path) -> Result<bool> {
-        let file = match OpenOptions::new().read(true).write(true).open(path) {
+        let stays = |e: std::io::Error| {
+            log::debug!("{} stays: {e}", path.display());
+            Ok(false)
+        };
+        let file = match open_to_lock(path, false) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(e) if is_denied(&e) => return stays(e),
             file => file.map_err(Error::io(path))?,
         };
         // Without locks nobody can tell a dead writer's file from a live one's: leave it.
         if file.try_lock().is_err() {
             return Ok(false);
         }
-        self.remove(path).map(|()| true)
+        match fs::remove_file(path) {
+            Err(e) if is_denied(&e) => stays(e),
+            removed => removed.map(|()| true).map_err(Error::io(path)),
+        }
     }
+}
+
+/// Opens a file for its lock. Another user's file may be readable only, and that suffices for a lock.
+fn open_to_lock(path: &Path, create: bool) -> std::io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path);
+    match file {
+        Err(e) if is_denied(&e) => File::open(path).map_err(|_| e),
+        file => file,
+    }
+}
+
+/// Whether somebody has put something here that is not ours to open, change or remove.
+fn is_denied(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::IsADirectory
+    )
 }
 
 #[cfg(test)]
@@ -266,6 +279,34 @@ mod tests {
         assert!(matches!(FsStorage.lock(&path, Wait::Block).unwrap(), Locking::Held(_)));
     }
 
+    /// What another user left there, as far as whoever runs the tests can be denied anything (root cannot,
+    /// except by a folder).
+    #[test]
+    fn what_cannot_be_opened_or_removed_stays_and_locks_nobody_out() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (path, closed) = (folder.path().join(".tmp-x"), folder.path().join(".tmp-y"));
+        fs::create_dir(&path).unwrap();
+        fs::write(&closed, b"").unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+        assert!(!FsStorage.reap(&path).unwrap());
+        assert!(path.exists());
+        for wait in [Wait::Try, Wait::Block] {
+            for path in [&path, &closed] {
+                assert!(!matches!(FsStorage.lock(path, wait).unwrap(), Locking::Busy));
+            }
+        }
+        FsStorage.reap(&closed).unwrap();
+    }
+
+    #[test]
+    fn names_that_are_not_utf_8_are_listed() {
+        use std::os::unix::ffi::OsStrExt;
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(std::ffi::OsStr::from_bytes(b"a\xff")), b"").unwrap();
+        assert_eq!(FsStorage.list(folder.path()).unwrap(), ["a\u{fffd}"]);
+    }
+
     #[test]
     fn reads_are_bounded() {
         let folder = tempfile::tempdir().unwrap();
@@ -273,9 +314,5 @@ mod tests {
         FsStorage.create(&path).unwrap().append(b"12345").unwrap();
         assert_eq!(FsStorage.read(&path, 5).unwrap(), b"12345");
         assert!(matches!(FsStorage.read(&path, 4), Err(Error::Corrupt { .. })));
-        let mut two = [0; 2];
-        FsStorage.read_at(&path, 3, &mut two).unwrap();
-        assert_eq!(&two, b"45");
-        assert!(matches!(FsStorage.read_at(&path, 4, &mut two), Err(Error::Corrupt { .. })));
     }
 }

@@ -1,6 +1,7 @@
 //! A store opened for reading: what is in it, which rows have features, and labels on demand. Feature
 //! bytes are the read plane's.
 
+use crate::array::StoreArrays;
 use crate::bucket::{Bucket, Unit, bucket_of};
 use crate::layout::{self, Layout};
 use crate::manifest::Manifest;
@@ -9,7 +10,7 @@ use crate::spec::{MAX_DOCUMENT_BYTES, Spec};
 use crate::staged::Digest;
 use crate::storage::{FsStorage, Storage};
 use crate::table::annotations::Annotations;
-use crate::table::{self, record, samples};
+use crate::table::{self, TableFile, record, samples};
 use crate::{
     Annotation, Category, Encodings, Error, Fingerprint, LevelId, LevelSpec, Recipe, Result, RowId,
     SampleKey, Size,
@@ -33,6 +34,7 @@ pub struct Store {
     /// Shared with readers, which outlive this value.
     rows: Arc<[SampleRow]>,
     buckets: Arc<[Bucket]>,
+    arrays: Arc<StoreArrays>,
     missing: Vec<Unit>,
     categories: Vec<Category>,
     annotations: OnceLock<Annotations>,
@@ -88,14 +90,13 @@ impl Store {
         if !storage.exists(&root)? {
             return Err(Error::NotFound { path: path.to_owned(), what: "a featcache store".into() });
         }
+        layout.resolve(&root, layout::ROOT)?;
         let root_bytes = storage.read(&root, MAX_DOCUMENT_BYTES)?;
         let spec = Spec::parse(&root_bytes, &root)?;
-        let plan_path = layout.path(layout::PLAN);
-        Digest::of_file(&plan_path)?.check(&plan_path, &spec.plan_blake3)?;
-        let plan = table::plan::read(&plan_path, &spec.recipe, spec.shard_bytes)?;
-        let categories_path = layout.path(layout::CATEGORIES);
-        Digest::of_file(&categories_path)?.check(&categories_path, &spec.categories_blake3)?;
-        let categories = table::categories::read(&categories_path)?;
+        let plan = spec.read_plan(&layout)?;
+        let arrays = spec.arrays(&layout, plan.buckets())?;
+        let categories = TableFile::checked(&layout, layout::CATEGORIES, &spec.categories_blake3)?;
+        let categories = table::categories::read(categories)?;
 
         let manifest = read_manifest(&layout, &storage, &spec, &root, &root_bytes)?;
         let (statuses, missing) = match &manifest {
@@ -120,6 +121,7 @@ impl Store {
             manifest,
             rows: rows.into(),
             buckets: buckets.into(),
+            arrays: Arc::new(arrays),
             missing,
             categories,
             annotations: OnceLock::new(),
@@ -237,15 +239,15 @@ impl Store {
     }
 
     /// Labels of a row's sample, in original picture coordinates and the dataset's order. The first call
-    /// checks the table against its hash.
+    /// opens the table and checks it against its hash; later ones read that same file, whatever has its name
+    /// by then.
     pub fn annotations(&self, id: RowId) -> Result<Vec<Annotation>> {
         let row = self.row(id)?;
         let annotations = match self.annotations.get() {
             Some(annotations) => annotations,
             None => {
-                let path = self.layout.path(layout::ANNOTATIONS);
-                Digest::of_file(&path)?.check(&path, &self.spec.annotations_blake3)?;
-                let opened = Annotations::open(&path)?;
+                let (name, blake3) = (layout::ANNOTATIONS, &self.spec.annotations_blake3);
+                let opened = Annotations::open(TableFile::checked(&self.layout, name, blake3)?)?;
                 self.annotations.get_or_init(|| opened)
             }
         };
@@ -271,6 +273,11 @@ impl Store {
         (Arc::clone(&self.rows), Arc::clone(&self.buckets))
     }
 
+    /// The payload arrays, shared.
+    pub(crate) fn arrays(&self) -> &Arc<StoreArrays> {
+        &self.arrays
+    }
+
     fn not_found(&self, what: String) -> Error {
         Error::NotFound { path: self.root().to_owned(), what }
     }
@@ -287,6 +294,7 @@ fn read_manifest(
     if !storage.exists(&path)? {
         return Ok(None);
     }
+    layout.resolve(root, layout::MANIFEST)?;
     let manifest = Manifest::parse(&storage.read(&path, MAX_DOCUMENT_BYTES)?, &path)?;
     let entry = manifest
         .file(layout::ROOT)
@@ -300,12 +308,12 @@ fn read_manifest(
 }
 
 fn finished_statuses(layout: &Layout, manifest: &Manifest, plan: &Plan) -> Result<Vec<Status>> {
-    let path = layout.path(layout::SAMPLES);
     let entry = manifest.file(layout::SAMPLES).ok_or_else(|| {
         Error::corrupt(layout.path(layout::MANIFEST), format!("{} is not in it", layout::SAMPLES))
     })?;
-    Digest::of_file(&path)?.check(&path, &entry.blake3)?;
-    let outcomes = samples::read(&path, plan.rows().len())?;
+    let file = TableFile::checked(layout, layout::SAMPLES, &entry.blake3)?;
+    let path = file.path().to_owned();
+    let outcomes = samples::read(file, plan.rows().len())?;
     let statuses: Vec<Status> =
         outcomes.into_iter().map(|outcome| outcome.error.map_or(Status::Ok, Status::Failed)).collect();
     for (row, status) in plan.rows().iter().zip(&statuses) {
@@ -330,12 +338,14 @@ fn unfinished_statuses(
     let mut missing = Vec::new();
     for unit in plan.units() {
         let Some(bucket) = plan.buckets().get(unit.bucket) else { continue };
-        let path = layout.path(&layout::record(bucket, unit.number));
+        let name = layout::record(bucket, unit.number);
+        let path = layout.path(&name);
         if !storage.exists(&path)? {
             missing.push(unit);
             continue;
         }
-        let record = record::read(&path)?;
+        layout.resolve(&layout.path(layout::ROOT), &name)?;
+        let record = record::read(&path, unit.row_count())?;
         record::check(&record, plan, &spec.encodings, &unit).map_err(|what| Error::corrupt(&path, what))?;
         let targets = statuses.iter_mut().skip(usize::try_from(unit.rows.start.0).unwrap_or(usize::MAX));
         for (target, row) in targets.zip(record.rows) {

@@ -1,11 +1,16 @@
 //! Parquet as the store uses it: deterministic writing through a staged file, and reading that answers
 //! hostile bytes with an error. Knows no table's columns; those are in the modules below.
 
+pub(crate) mod allowance;
 pub(crate) mod annotations;
 pub(crate) mod categories;
+mod file;
 pub(crate) mod plan;
 pub mod record;
 pub(crate) mod samples;
+
+pub(crate) use allowance::{Allowance, MAX_TEXT_BYTES, bounded};
+pub(crate) use file::TableFile;
 
 use crate::staged::Staged;
 use crate::storage::Storage;
@@ -24,7 +29,6 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, PageIndexPolicy, ParquetMetaData};
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::file::serialized_reader::SerializedPageReader;
-use std::fs::File;
 use std::io::Write;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,7 +42,7 @@ const CREATED_BY: &str = "featcache format 1";
 const BATCH_ROWS: usize = 4096;
 
 /// Rows that a byte of a file may stand for at most. Keys are unique, so real tables stay far below.
-const MAX_ROWS_PER_BYTE: u64 = 64;
+pub(crate) const MAX_ROWS_PER_BYTE: u64 = 64;
 
 /// Schema of a table: name, type, nullable.
 pub(crate) fn schema(columns: &[(&str, DataType, bool)]) -> SchemaRef {
@@ -131,29 +135,41 @@ fn why(failure: &Failure, path: &Path, error: ParquetError) -> Error {
 /// A table on disk whose footer has been read and whose columns are the expected ones.
 #[derive(Debug)]
 pub(crate) struct Table {
-    path: PathBuf,
+    file: TableFile,
     metadata: ArrowReaderMetadata,
 }
 
 impl Table {
     /// Opens a table of exactly these columns. Text and binary columns should be views: their values then
     /// share the pages' memory, however often a hostile file repeats them.
-    pub(crate) fn open(path: &Path, schema: &SchemaRef) -> Result<Self> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        let file_bytes = file.metadata().map_err(Error::io(path))?.len();
-        fenced(path, || {
+    pub(crate) fn open(file: TableFile, schema: &SchemaRef) -> Result<Self> {
+        let metadata = fenced(file.path(), || {
             let options = ArrowReaderOptions::new()
                 .with_schema(Arc::clone(schema))
                 .with_column_index_policy(PageIndexPolicy::Skip)
                 .with_offset_index_policy(PageIndexPolicy::Skip);
             let metadata = ArrowReaderMetadata::load(&file, options)?;
-            check_footer(metadata.metadata(), file_bytes)?;
-            Ok(Self { path: path.to_owned(), metadata })
-        })
+            check_footer(metadata.metadata(), file.bytes())?;
+            Ok(metadata)
+        })?;
+        Ok(Self { file, metadata })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
+    }
+
+    /// What may be kept of this table.
+    pub(crate) fn allowance(&self) -> Allowance {
+        Allowance::of_file(self.path(), self.file.bytes())
+    }
+
+    /// Refuses a table that has not this many rows, before any of them is decoded.
+    pub(crate) fn expect_rows(&self, rows: u64) -> Result<()> {
+        match self.rows() {
+            found if found == rows => Ok(()),
+            found => Err(Error::corrupt(self.path(), format!("expected {rows} rows, found {found}"))),
+        }
     }
 
     /// Rows, by the footer.
@@ -190,11 +206,10 @@ impl Table {
         columns: Option<&[&str]>,
         selection: Option<RowSelection>,
     ) -> Result<Batches> {
-        // One handle a reader: clones of a handle share its position.
-        let file = File::open(&self.path).map_err(Error::io(&self.path))?;
-        let reader = fenced(&self.path, || {
-            check_dictionaries(&file, self.metadata.metadata(), &groups)?;
-            let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
+        let reader = fenced(self.path(), || {
+            check_dictionaries(&self.file, self.metadata.metadata(), &groups)?;
+            let (file, metadata) = (self.file.clone(), self.metadata.clone());
+            let mut builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata)
                 .with_batch_size(BATCH_ROWS)
                 .with_row_groups(groups);
             if let Some(names) = columns {
@@ -209,8 +224,20 @@ impl Table {
             }
             builder.build()
         })?;
-        Ok(Batches { reader: Some(reader), path: self.path.clone() })
+        Ok(Batches { reader: Some(reader), path: self.path().to_owned() })
     }
+}
+
+/// Whether a file is a table that a featcache store has, by its footer alone.
+pub(crate) fn is_ours(path: &Path) -> bool {
+    let written_by = || {
+        let file = TableFile::open(path)?;
+        fenced(path, || {
+            let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new())?;
+            Ok(metadata.metadata().file_metadata().created_by().map(str::to_owned))
+        })
+    };
+    written_by().is_ok_and(|by| by.as_deref() == Some(CREATED_BY))
 }
 
 /// Batches of a table's rows. Ends after the first error.
@@ -278,6 +305,11 @@ fn check_footer(metadata: &ParquetMetaData, file_bytes: u64) -> Result<(), Parqu
         }
         sum = sum.saturating_add(group.num_rows());
         for column in group.columns() {
+            // Signs first: the crate's own sum asserts them.
+            let starts = [column.dictionary_page_offset().unwrap_or(0), column.data_page_offset()];
+            if starts.into_iter().chain([column.compressed_size()]).any(i64::is_negative) {
+                return lie(format!("a column of {} bytes at {starts:?}", column.compressed_size()));
+            }
             let (start, length) = column.byte_range();
             if start.checked_add(length).is_none_or(|end| end > file_bytes) {
                 return lie(format!("a column of {length} bytes at {start} in {file_bytes} bytes"));
@@ -292,12 +324,16 @@ fn check_footer(metadata: &ParquetMetaData, file_bytes: u64) -> Result<(), Parqu
 
 /// Refuses dictionary pages that claim more values than they have bytes for: the decoders allocate by the
 /// claim.
-fn check_dictionaries(file: &File, metadata: &ParquetMetaData, groups: &[usize]) -> Result<(), ParquetError> {
+fn check_dictionaries(
+    file: &TableFile,
+    metadata: &ParquetMetaData,
+    groups: &[usize],
+) -> Result<(), ParquetError> {
     for &group in groups {
         let group = metadata.row_group(group);
         let rows = usize::try_from(group.num_rows()).unwrap_or(0);
         for column in group.columns() {
-            let mut pages = SerializedPageReader::new(Arc::new(file.try_clone()?), column, rows, None)?;
+            let mut pages = SerializedPageReader::new(Arc::new(file.clone()), column, rows, None)?;
             while let Some(page) = pages.peek_next_page()? {
                 if !page.is_dict {
                     pages.skip_next_page()?;
@@ -319,111 +355,4 @@ fn check_dictionaries(file: &File, metadata: &ParquetMetaData, groups: &[usize])
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixture::{folder_in_memory, listing, recipe};
-    use crate::plan::Plan;
-    use crate::table::record::{Record, RecordHeader, RecordRow};
-    use crate::{FsStorage, Listing};
-
-    /// Damages every byte of a table in two ways, and cuts it short. Returns how many damages were
-    /// noticed, and how many there were.
-    fn damage(
-        write: impl Fn(&Arc<dyn Storage>, &Path) -> Result<Staged>,
-        read: impl Fn(&Path) -> Result<()>,
-    ) -> (usize, usize) {
-        let folder = folder_in_memory();
-        let storage: Arc<dyn Storage> = Arc::new(FsStorage);
-        let path = folder.path().join("table");
-        write(&storage, &path).unwrap().publish().unwrap();
-        read(&path).unwrap();
-        let good = std::fs::read(&path).unwrap();
-        let mut noticed = 0;
-        for at in 0..good.len() {
-            for value in [0xff, good[at] ^ 0x11] {
-                let mut bad = good.clone();
-                bad[at] = value;
-                std::fs::write(&path, &bad).unwrap();
-                noticed += usize::from(read(&path).is_err());
-            }
-            if at % 16 == 0 {
-                std::fs::write(&path, &good[..at]).unwrap();
-                assert!(read(&path).is_err(), "cut at {at}");
-            }
-        }
-        (noticed, 2 * good.len())
-    }
-
-    #[test]
-    fn hostile_records_are_errors_and_never_panics() {
-        let header = RecordHeader { format: 1, unit: "a/b/1x1/0".into(), files: vec![] };
-        let row = |row| RecordRow {
-            row,
-            key: format!("k{row}"),
-            error: (row == 1).then(|| "jpeg: truncated".into()),
-            source_blake3: Some("00".repeat(32)),
-        };
-        let record = Record { header, rows: (0..40).map(row).collect() };
-        let (noticed, of) = damage(
-            |storage, path| record::write(storage, path, &record),
-            |path| record::read(path).map(|_| ()),
-        );
-        assert!(noticed > of / 3, "{noticed} of {of} were noticed");
-    }
-
-    #[test]
-    fn hostile_plans_are_errors_and_never_panics() {
-        let plan = Plan::new(&recipe(), &listing(30), 4096).unwrap();
-        let (noticed, of) = damage(
-            |storage, path| plan::write(storage, path, plan.rows()),
-            |path| plan::read(path, &recipe(), 4096).map(|_| ()),
-        );
-        assert!(noticed > of / 3, "{noticed} of {of} were noticed");
-    }
-
-    #[test]
-    fn hostile_annotations_are_errors_and_never_panics() {
-        let listing: Listing = listing(6);
-        let (noticed, of) = damage(
-            |storage, path| annotations::write(storage, path, &listing),
-            |path| {
-                let annotations = annotations::Annotations::open(path)?;
-                listing.samples.iter().try_for_each(|s| annotations.of(&s.split, &s.key).map(|_| ()))
-            },
-        );
-        assert!(noticed > of / 3, "{noticed} of {of} were noticed");
-    }
-
-    #[test]
-    fn dictionaries_that_claim_more_than_they_hold_are_refused() {
-        let folder = folder_in_memory();
-        let storage: Arc<dyn Storage> = Arc::new(FsStorage);
-        let path = folder.path().join("table");
-        let plan = Plan::new(&recipe(), &listing(80), 4096).unwrap();
-        plan::write(&storage, &path, plan.rows()).unwrap().publish().unwrap();
-        let mut bad = std::fs::read(&path).unwrap();
-        // Compact Thrift of the first page header: type 2 (dictionary), two sizes, and a struct that starts
-        // with the number of values: 80 keys, zigzag 160 in two bytes of seven bits.
-        let count = [0x4c, 0x15, 0xa0, 0x01];
-        let at = (4..32).find(|&i| bad[i..].starts_with(&count)).unwrap();
-        bad[at + 2..at + 4].copy_from_slice(&[0xfe, 0x7f]);
-        std::fs::write(&path, &bad).unwrap();
-        let error = plan::read(&path, &recipe(), 4096).unwrap_err().to_string();
-        assert!(error.contains("a dictionary of"), "{error}");
-    }
-
-    #[test]
-    fn tables_of_other_columns_are_refused() {
-        let folder = folder_in_memory();
-        let storage: Arc<dyn Storage> = Arc::new(FsStorage);
-        let path = folder.path().join("table");
-        categories::write(&storage, &path, &listing(1).categories).unwrap().publish().unwrap();
-        for error in [
-            plan::read(&path, &recipe(), 1).err(),
-            record::read(&path).err(),
-            annotations::Annotations::open(&path).err(),
-        ] {
-            assert!(matches!(error, Some(Error::Corrupt { .. })), "{error:?}");
-        }
-    }
-}
+mod tests;

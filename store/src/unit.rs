@@ -3,6 +3,7 @@
 use crate::bucket::{Bucket, Unit};
 use crate::claim::PoisonGuard;
 use crate::layout;
+use crate::plan::kept_reason;
 use crate::shard::ShardWriter;
 use crate::sink::{Appended, Commit, RowOutcome, UnitSink};
 use crate::spec::{FORMAT, bucket_arrays};
@@ -13,9 +14,6 @@ use crate::writer::Shared;
 use crate::{Block, Encoding, Error, Result, RowId};
 use std::path::Path;
 use std::sync::Arc;
-
-/// Longest reason of a failure that is kept, in characters.
-const MAX_REASON_CHARS: usize = 500;
 
 /// A unit being written. Dropped without [`commit`](UnitSink::commit) it was never there.
 #[derive(Debug)]
@@ -146,8 +144,7 @@ impl UnitSink for UnitWriter {
                 Err(reason) => (Appended::Failed, Some(reason), Some(source_blake3)),
             },
             RowOutcome::Failed { reason, source_blake3 } => {
-                let reason = reason.chars().take(MAX_REASON_CHARS).collect();
-                (Appended::Failed, Some(reason), source_blake3)
+                (Appended::Failed, Some(kept_reason(&reason)), source_blake3)
             }
         };
         if appended == Appended::Failed {

@@ -1,9 +1,8 @@
 //! Verification of a whole store: every byte of every file that belongs to it, and every checksum inside
 //! shards. It reports all that it finds and repairs nothing; memory does not grow with the store.
 
-use crate::array::{ArraySpec, StoreArrays};
-use crate::checksum::crc32c;
-use crate::chunk::CHECKSUM_BYTES;
+use crate::array::ArraySpec;
+use crate::checksum::{CHECKSUM, Crc32c, differs};
 use crate::layout::{self, Layout};
 use crate::manifest::Manifest;
 use crate::open_shard::{OpenShard, check_array_document};
@@ -11,10 +10,15 @@ use crate::spec::MAX_DOCUMENT_BYTES;
 use crate::staged::Digest;
 use crate::storage::{FsStorage, Storage};
 use crate::table::record::{self, FileEntry};
-use crate::{Error, OpenOptions, Result, RowId, Store, Unit};
+use crate::{Error, OpenOptions, Result, RowId, Status, Store, Unit};
 use serde::Serialize;
+use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+/// Bytes read at a time: what memory a shard takes, however large its chunks claim to be.
+const BLOCK_BYTES: usize = 256 << 10;
 
 /// Whether a store that is not finished is verified as far as it goes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -67,19 +71,23 @@ pub fn verify(path: &Path, options: VerifyOptions, progress: &dyn Fn(u64, u64)) 
     };
     let layout = Layout::new(path);
     let expected = expected_files(&layout, store.as_ref(), &mut found)?;
-    let total = expected.iter().map(|file| file.bytes).sum();
-    let mut done = 0;
+    // Sizes are what the files that name them claim.
+    let total = expected.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
+    let mut done = 0u64;
     for file in &expected {
         found.files += 1;
         match check_file(&layout, file) {
             Ok(()) => {}
             Err(error) => found.note(error)?,
         }
-        done += file.bytes;
-        found.bytes += file.bytes;
+        done = done.saturating_add(file.bytes);
+        found.bytes = found.bytes.saturating_add(file.bytes);
         progress(done, total);
     }
     if let Some(store) = &store {
+        if store.manifest().is_some() {
+            check_surplus(&layout, &expected, &mut found)?;
+        }
         check_shards(store, &mut found)?;
     }
     found.problems.sort_by(|a, b| a.path.cmp(&b.path));
@@ -137,12 +145,15 @@ fn expected_files(
         (layout::ANNOTATIONS, &spec.annotations_blake3),
         (layout::CATEGORIES, &spec.categories_blake3),
     ] {
-        let bytes = storage.file_len(&layout.path(name))?;
-        files.push(FileEntry { path: name.to_owned(), bytes, blake3: blake3.clone() });
+        match storage.file_len(&layout.path(name)) {
+            Ok(bytes) => files.push(FileEntry { path: name.to_owned(), bytes, blake3: blake3.clone() }),
+            Err(error) => found.note(error)?,
+        }
     }
     for (bucket, number) in committed(store) {
-        let Some(bucket) = store.buckets().get(bucket) else { continue };
-        match record::read(&layout.path(&layout::record(bucket, number))) {
+        let Some(of_bucket) = store.buckets().get(bucket) else { continue };
+        let unit_rows = of_bucket.unit(bucket, number).row_count();
+        match record::read(&layout.path(&layout::record(of_bucket, number)), unit_rows) {
             Ok(record) => files.extend(record.header.files),
             Err(error) => found.note(error)?,
         }
@@ -152,15 +163,14 @@ fn expected_files(
 
 /// Units that have a commit record: bucket and number.
 fn committed(store: &Store) -> impl Iterator<Item = (usize, u64)> + '_ {
-    let missing = |bucket: usize, number: u64| {
-        store.missing_units().iter().any(|unit: &Unit| (unit.bucket, unit.number) == (bucket, number))
-    };
+    let missing: HashSet<(usize, u64)> =
+        store.missing_units().iter().map(|unit: &Unit| (unit.bucket, unit.number)).collect();
     store
         .buckets()
         .iter()
         .enumerate()
         .flat_map(|(index, bucket)| (0..bucket.unit_count()).map(move |number| (index, number)))
-        .filter(move |&(bucket, number)| !missing(bucket, number))
+        .filter(move |unit| !missing.contains(unit))
 }
 
 fn check_file(layout: &Layout, file: &FileEntry) -> Result<()> {
@@ -177,8 +187,7 @@ fn check_file(layout: &Layout, file: &FileEntry) -> Result<()> {
 /// Checks array documents, shard indexes and the checksum of every chunk, so that a damaged shard is told
 /// with level, row and key.
 fn check_shards(store: &Store, found: &mut Verification) -> Result<()> {
-    let levels = &store.recipe().levels;
-    let arrays = StoreArrays::new(store.buckets(), levels, store.encodings())?;
+    let (levels, arrays) = (&store.recipe().levels, store.arrays());
     for bucket in 0..store.buckets().len() {
         for level in 0..levels.len() {
             if let Some((array, _, _)) = arrays.level(bucket, level)
@@ -188,15 +197,14 @@ fn check_shards(store: &Store, found: &mut Verification) -> Result<()> {
             }
         }
     }
-    let mut chunk = Vec::new();
+    let mut block = vec![0; BLOCK_BYTES];
     for (bucket_number, number) in committed(store) {
         let Some(bucket) = store.buckets().get(bucket_number) else { continue };
         let first = bucket.rows.start.0 + number * bucket.unit_rows;
         found.rows += bucket.unit_rows.min(bucket.rows.end.0.saturating_sub(first));
         for (level, spec) in levels.iter().enumerate() {
             let Some((array, _, _)) = arrays.level(bucket_number, level) else { continue };
-            let checked = check_shard(store, array, number, &mut chunk, &mut |row, what| {
-                let id = RowId(first + row);
+            let checked = check_shard(store, array, number, first, &mut block, &|id, what| {
                 let key = store.row(id).map_or_else(|_| String::new(), |row| format!(" ({})", row.key));
                 format!("level {}, row {id}{key}: {what}", spec.name)
             });
@@ -209,30 +217,232 @@ fn check_shards(store: &Store, found: &mut Verification) -> Result<()> {
     Ok(())
 }
 
-/// Checks one shard; `chunk` is memory that is used again.
+/// Checks one shard, whose first row has the id `first`: that exactly the rows with features have chunks,
+/// and the checksum of each. `block` is memory that is used again.
 fn check_shard(
     store: &Store,
     array: &ArraySpec,
     number: u64,
-    chunk: &mut Vec<u8>,
-    name_row: &mut dyn FnMut(u64, &str) -> String,
+    first: u64,
+    block: &mut [u8],
+    name_row: &dyn Fn(RowId, &str) -> String,
 ) -> Result<Vec<Problem>> {
     let shard = OpenShard::open(store.layout(), array, number)?;
-    let bytes = array.geometry.chunk_bytes();
-    chunk.resize(usize::try_from(bytes).map_err(|_| Error::invalid("a chunk passes memory"))?, 0);
     let mut problems = Vec::new();
+    let mut note = |row: u64, what: &str| {
+        let what = name_row(RowId(first + row), what);
+        problems.push(Problem { path: shard.path.clone(), what });
+    };
+    for row in 0..array.shard_rows(number) {
+        let has_chunks = shard.index.chunk(row, 0).is_some();
+        match store.row(RowId(first + row)).map(|row| &row.status) {
+            Ok(Status::Ok) if !has_chunks => {
+                note(row, "expected features, as its status is ok; found no chunks")
+            }
+            Ok(Status::Failed(_)) if has_chunks => {
+                note(row, "expected no chunks, as its status is failed; found some")
+            }
+            _ => {}
+        }
+    }
     for (row, band, offset) in shard.index.chunks() {
-        shard.file.read_exact_at(chunk, offset).map_err(Error::io(&shard.path))?;
-        let Some((payload, stored)) = chunk.split_at_checked(chunk.len() - CHECKSUM_BYTES as usize) else {
-            continue;
-        };
-        let computed = crc32c(payload);
-        if stored != computed {
-            let [expected, computed] =
-                [stored.try_into().unwrap_or([0; 4]), computed].map(u32::from_le_bytes);
-            let what = format!("band {band}: crc32c: expected {expected:08x}, found {computed:08x}");
-            problems.push(Problem { path: shard.path.clone(), what: name_row(row, &what) });
+        if let Some(what) = check_chunk(&shard, offset, array.geometry.payload_bytes(), block)? {
+            note(row, &format!("band {band}: {what}"));
         }
     }
     Ok(problems)
+}
+
+/// What is wrong with the chunk at `offset`, read in blocks.
+fn check_chunk(
+    shard: &OpenShard,
+    offset: u64,
+    payload_bytes: u64,
+    block: &mut [u8],
+) -> Result<Option<String>> {
+    let read = |bytes: &mut [u8], at: u64| {
+        shard.file.read_exact_at(bytes, at).map_err(|e| match e.kind() {
+            ErrorKind::UnexpectedEof => Error::corrupt(&shard.path, "the file ends inside a chunk"),
+            _ => Error::io(&shard.path)(e),
+        })
+    };
+    let (mut crc, mut at, end) = (Crc32c::new(), offset, offset.saturating_add(payload_bytes));
+    while at < end {
+        let bytes = usize::try_from(end - at).unwrap_or(usize::MAX).min(block.len());
+        let Some(block) = block.get_mut(..bytes) else { break };
+        read(block, at)?;
+        crc.update(block);
+        at += bytes as u64;
+    }
+    let mut stored = [0; CHECKSUM];
+    read(&mut stored, end)?;
+    let computed = crc.finish();
+    Ok((stored != computed).then(|| differs(stored, computed)))
+}
+
+/// Notes the files of a finished store's folder that the store does not consist of.
+fn check_surplus(layout: &Layout, expected: &[FileEntry], found: &mut Verification) -> Result<()> {
+    let mut known: HashSet<&str> = expected.iter().map(|file| file.path.as_str()).collect();
+    known.insert(layout::MANIFEST);
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        let path = layout.path(&folder);
+        for entry in std::fs::read_dir(&path).map_err(Error::io(&path))? {
+            let entry = entry.map_err(Error::io(&path))?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let inside = if folder.is_empty() { name.to_string() } else { format!("{folder}/{name}") };
+            // Temporaries and locks are no part of a store, and runs are not hashed.
+            if name.starts_with('.') || inside == layout::RUNS || known.contains(inside.as_str()) {
+                continue;
+            }
+            if entry.file_type().map_err(Error::io(entry.path()))?.is_dir() {
+                folders.push(inside);
+            } else {
+                found
+                    .problems
+                    .push(Problem { path: entry.path(), what: "not a file of the manifest".to_owned() });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{commit, features, unfinished};
+    use crate::sink::{FeatureSink, RowOutcome, UnitSink};
+    use crate::table::record::{Record, RecordHeader, RecordRow};
+    use crate::{FsStorage, StoreWriter};
+    use std::sync::Arc;
+
+    const INCOMPLETE: VerifyOptions = VerifyOptions { incomplete: true };
+
+    fn problems(path: &Path, options: VerifyOptions) -> Vec<String> {
+        let found = verify(path, options, &|done, total| assert!(done <= total)).unwrap();
+        found.problems.iter().map(ToString::to_string).collect()
+    }
+
+    fn finished(path: &Path) -> StoreWriter {
+        let writer = unfinished(path);
+        for unit in writer.missing_units().unwrap() {
+            commit(&writer, &unit);
+        }
+        writer.finish().unwrap();
+        writer
+    }
+
+    /// A record may tell of features that the shards do not have, and hide those that they have.
+    #[test]
+    fn rows_whose_status_does_not_fit_their_shard_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = unfinished(folder.path());
+        let unit = writer.missing_units().unwrap().remove(0);
+        let bucket = writer.plan().buckets()[unit.bucket].clone();
+        let mut rows = writer.begin(&unit).unwrap();
+        for id in (unit.rows.start.0..unit.rows.end.0).map(RowId) {
+            rows.append(match id == unit.rows.start {
+                true => RowOutcome::Failed { reason: "gone".into(), source_blake3: None },
+                false => features(writer.plan(), id),
+            })
+            .unwrap();
+        }
+        rows.commit().unwrap();
+        assert_eq!(problems(folder.path(), INCOMPLETE), Vec::<String>::new());
+
+        let path = folder.path().join(layout::record(&bucket, unit.number));
+        let Record { header, rows } = record::read(&path, unit.row_count()).unwrap();
+        let RecordHeader { format, unit: name, files } = header;
+        let lie = |(i, row): (usize, RecordRow)| RecordRow { error: (i > 0).then(|| "gone".into()), ..row };
+        let rows: Vec<_> = rows.into_iter().enumerate().map(lie).collect();
+        assert!(rows.len() > 1);
+        let storage: Arc<dyn Storage> = Arc::new(FsStorage);
+        let record = Record { header: RecordHeader { format, unit: name, files }, rows };
+        record::write(&storage, &path, &record).unwrap().publish().unwrap();
+        let found = problems(folder.path(), INCOMPLETE);
+        let levels = writer.plan().levels().len();
+        assert_eq!(found.len(), levels * record.rows.len(), "{found:?}");
+        for (i, row) in record.rows.iter().enumerate() {
+            let id = unit.rows.start.0 + i as u64;
+            let what = if i == 0 { "found no chunks" } else { "found some" };
+            for level in ["p2", "p3"] {
+                let named = format!("level {level}, row {id} ({}): expected", row.key);
+                assert!(found.iter().any(|line| line.contains(&named) && line.contains(what)), "{found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn files_that_are_not_in_the_manifest_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        finished(folder.path());
+        std::fs::create_dir(folder.path().join("runs")).unwrap();
+        for ignored in ["runs/a.json", ".create", "features/train/.tmp-x-1-1"] {
+            std::fs::write(folder.path().join(ignored), b"{}").unwrap();
+        }
+        assert_eq!(problems(folder.path(), VerifyOptions::default()), Vec::<String>::new());
+        for surplus in ["notes.txt", "features/train/base/c.9.0.0.0"] {
+            std::fs::write(folder.path().join(surplus), b"x").unwrap();
+        }
+        std::os::unix::fs::symlink("/etc/hostname", folder.path().join("units/link")).unwrap();
+        let found = problems(folder.path(), VerifyOptions::default());
+        assert_eq!(found.len(), 3, "{found:?}");
+        for (line, name) in found.iter().zip(["features/train/base/c.9.0.0.0", "notes.txt", "units/link"]) {
+            assert!(line.ends_with(&format!("{name}: not a file of the manifest")), "{line}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_pass_64_bits_are_findings() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = finished(folder.path());
+        let path = folder.path().join(layout::MANIFEST);
+        let mut manifest = Manifest::parse(&std::fs::read(&path).unwrap(), &path).unwrap();
+        for file in manifest.files.iter_mut().take(2) {
+            file.bytes = u64::MAX;
+        }
+        let lying = Manifest::new(writer.spec(), manifest.splits, manifest.files);
+        std::fs::write(&path, lying.document()).unwrap();
+        let found = problems(folder.path(), VerifyOptions::default());
+        assert!(found.iter().any(|line| line.contains("add up")), "{found:?}");
+
+        // Of an unfinished store, the records say what there is.
+        std::fs::remove_file(&path).unwrap();
+        let unit = writer.plan().units().next().unwrap();
+        let path = folder.path().join(layout::record(&writer.plan().buckets()[unit.bucket], unit.number));
+        let mut record = record::read(&path, unit.row_count()).unwrap();
+        for file in &mut record.header.files {
+            file.bytes = u64::MAX;
+        }
+        let storage: Arc<dyn Storage> = Arc::new(FsStorage);
+        record::write(&storage, &path, &record).unwrap().publish().unwrap();
+        let found = problems(folder.path(), INCOMPLETE);
+        assert!(found.iter().any(|line| line.contains("expected 18446744073709551615 bytes")), "{found:?}");
+    }
+
+    #[test]
+    fn missing_tables_are_findings_and_corruptions() {
+        for name in [layout::PLAN, layout::CATEGORIES, layout::ANNOTATIONS, layout::SAMPLES] {
+            let folder = tempfile::tempdir().unwrap();
+            finished(folder.path());
+            std::fs::remove_file(folder.path().join(name)).unwrap();
+            let read = Store::open(folder.path(), OpenOptions::default())
+                .and_then(|store| store.annotations(RowId(0)).map(|_| ()));
+            let error = read.unwrap_err();
+            assert!(matches!(&error, Error::Corrupt { path, .. } if path.ends_with(name)), "{error}");
+            for finished in [true, false] {
+                if !finished {
+                    std::fs::remove_file(folder.path().join(layout::MANIFEST)).unwrap();
+                }
+                let found = problems(folder.path(), INCOMPLETE);
+                let missing = format!("{name}: the file is missing");
+                assert_eq!(
+                    found.iter().any(|line| line.ends_with(&missing)),
+                    finished || name != layout::SAMPLES,
+                    "{name}: {found:?}"
+                );
+            }
+        }
+    }
 }

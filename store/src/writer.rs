@@ -9,12 +9,13 @@ use crate::plan::{DEFAULT_SHARD_BYTES, Plan};
 use crate::run::Run;
 use crate::sink::FeatureSink;
 use crate::spec::{DatasetSpec, FORMAT, Licence, MAX_DOCUMENT_BYTES, Spec, check_encodings};
-use crate::staged::{Digest, Staged, TEMPORARY_PREFIX, write_file};
+use crate::staged::{Staged, TEMPORARY_PREFIX, write_file};
 use crate::storage::{FsStorage, Storage, Wait};
 use crate::table;
 use crate::unit::UnitWriter;
 use crate::{Encodings, Error, Listing, Recipe, Result};
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -23,7 +24,8 @@ use std::sync::Arc;
 pub struct WriterOptions {
     /// Target bytes of a shard of the finest level. `None`: a store's own, or [`DEFAULT_SHARD_BYTES`].
     pub shard_bytes: Option<u64>,
-    /// The dataset that the caller is about to list; a store of another is refused. `None`: not checked.
+    /// The dataset that the caller is about to list; a store of another is refused. Without splits, any
+    /// splits of it will do; its limit goes into a new store's spec. `None`: not checked.
     pub dataset: Option<DatasetSpec>,
     /// Written into a new store.
     pub licence: Licence,
@@ -75,6 +77,8 @@ impl StoreWriter {
         let root = layout.path(layout::ROOT);
         if !storage.exists(&root)? {
             storage.create_dir_all(path)?;
+            // Before anything is put there, the lock included.
+            refuse_foreign_folder(storage, &layout)?;
             let lock_path = layout.path(layout::CREATE_LOCK);
             // One lists the dataset, the others wait and find the store.
             let lock = storage.lock(&lock_path, Wait::Block)?;
@@ -82,19 +86,24 @@ impl StoreWriter {
                 true => Ok(()),
                 false => create(&layout, recipe, encodings, listing, &options),
             };
-            let unlocked = storage.remove(&lock_path);
+            if let Err(error) = storage.remove(&lock_path) {
+                // Finishing the store removes it.
+                log::debug!("leaving a lock behind: {error}");
+            }
             drop(lock);
-            created.and(unlocked)?;
+            created?;
         }
+        // Whoever created the store may have died before the root document was durable; what is committed
+        // now must not hang on it.
+        storage.sync_dir(path)?;
 
         let spec = Spec::parse(&storage.read(&root, MAX_DOCUMENT_BYTES)?, &root)?;
         spec.check_same(path, recipe, encodings, options.dataset.as_ref(), options.shard_bytes)?;
-        let plan_path = layout.path(layout::PLAN);
-        Digest::of_file(&plan_path)?.check(&plan_path, &spec.plan_blake3)?;
-        let plan = table::plan::read(&plan_path, &spec.recipe, spec.shard_bytes)?;
+        let plan = spec.read_plan(&layout)?;
+        spec.arrays(&layout, plan.buckets())?;
         let poison = Poison::default();
         let shared = Shared { storage: options.storage, layout, spec, plan, poison };
-        remove_leftovers(&shared, &|name| name.starts_with(TEMPORARY_PREFIX))?;
+        remove_leftovers(&shared, &|name| name.starts_with(TEMPORARY_PREFIX));
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -177,8 +186,12 @@ fn create(
     let dataset = DatasetSpec {
         kind: listing.dataset.clone(),
         splits: splits.into_iter().map(str::to_owned).collect(),
+        limit: options.dataset.as_ref().and_then(|dataset| dataset.limit),
     };
-    if let Some(expected) = options.dataset.as_ref().filter(|expected| **expected != dataset) {
+    let differs = |expected: &DatasetSpec| {
+        expected.kind != dataset.kind || (!expected.splits.is_empty() && expected.splits != dataset.splits)
+    };
+    if let Some(expected) = options.dataset.as_ref().filter(|expected| differs(expected)) {
         return Err(Error::invalid(format!(
             "listing: expected {} with splits {}, found {} with splits {}",
             expected.kind,
@@ -213,27 +226,89 @@ fn create(
     for (document, bytes) in &documents {
         write_file(storage, &layout.path(document), bytes)?;
     }
+    // The folders of the records too, so that no commit hangs on a folder that another worker has made and
+    // not synced. The same goes for folders that a creation before this one has left, so all are synced.
+    let records: BTreeSet<String> = plan.buckets().iter().map(layout::record_folder).collect();
+    for folder in &records {
+        storage.create_dir_all(&layout.path(folder))?;
+    }
+    let folders = documents.keys().filter_map(|document| Some(document.rsplit_once('/')?.0));
+    let parents: BTreeSet<&str> = folders
+        .chain(records.iter().map(String::as_str))
+        .flat_map(|folder| folder.match_indices('/').filter_map(|(end, _)| folder.get(..end)))
+        .collect();
+    for parent in parents {
+        storage.sync_dir(&layout.path(parent))?;
+    }
     storage.sync_dir(layout.root())?;
     write_file(storage, &layout.path(layout::ROOT), &root).map(|_| ())
 }
 
-/// A new store may lie in an empty folder, or in one where the creation of a store was cut off.
+/// A new store may lie in an empty folder, or in one where the creation of a store was cut off. What is
+/// there of somebody else's is refused, and records of a store whose root document is gone, which may be of
+/// another recipe.
 fn refuse_foreign_folder(storage: &Arc<dyn Storage>, layout: &Layout) -> Result<()> {
-    const OURS: [&str; 6] = [
-        layout::CREATE_LOCK,
-        layout::PLAN,
-        layout::ANNOTATIONS,
-        layout::CATEGORIES,
-        layout::FEATURES,
-        layout::UNITS,
-    ];
-    for name in storage.list(layout.root())? {
-        if !OURS.contains(&name.as_str()) && !name.starts_with(TEMPORARY_PREFIX) {
-            return Err(Error::invalid(format!(
-                "{}: expected a featcache store or an empty folder, found {name}",
-                layout.root().display()
-            )));
+    const TABLES: [&str; 3] = [layout::PLAN, layout::ANNOTATIONS, layout::CATEGORIES];
+    let names = storage.list(layout.root())?;
+    let mut foreign = None;
+    for name in &names {
+        foreign = match name.as_str() {
+            layout::CREATE_LOCK => None,
+            _ if name.starts_with(TEMPORARY_PREFIX) => None,
+            table if TABLES.contains(&table) => {
+                (!table::is_ours(&layout.path(table))).then(|| table.to_owned())
+            }
+            // Creation makes these when the tables are there.
+            layout::FEATURES | layout::UNITS
+                if TABLES.iter().all(|table| names.iter().any(|n| n == table)) =>
+            {
+                first_foreign(storage, layout, name, MAX_FOLDERS)?
+            }
+            _ => Some(name.clone()),
+        };
+        if foreign.is_some() {
+            break;
         }
     }
-    Ok(())
+    match foreign {
+        // Unless another worker has created the store since we looked.
+        Some(name) if !storage.exists(&layout.path(layout::ROOT))? => Err(Error::invalid(format!(
+            "{}: expected a featcache store or an empty folder, found {name}",
+            layout.root().display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Folders from `features` down to an array's.
+const MAX_FOLDERS: usize = 4;
+
+/// The first path below a folder that creation does not make: it makes folders and Zarr documents.
+fn first_foreign(
+    storage: &Arc<dyn Storage>,
+    layout: &Layout,
+    folder: &str,
+    levels: usize,
+) -> Result<Option<String>> {
+    let names = match storage.list(&layout.path(folder)) {
+        Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotADirectory => {
+            return Ok(Some(folder.to_owned()));
+        }
+        names => names?,
+    };
+    for name in names {
+        let path = format!("{folder}/{name}");
+        let is_document = name == layout::ROOT && folder.starts_with(layout::FEATURES);
+        if is_document || name.starts_with(TEMPORARY_PREFIX) {
+            continue;
+        }
+        let foreign = match levels {
+            0 => Some(path),
+            _ => first_foreign(storage, layout, &path, levels - 1)?,
+        };
+        if foreign.is_some() {
+            return Ok(foreign);
+        }
+    }
+    Ok(None)
 }

@@ -13,8 +13,7 @@ use featcache_extractor::extract::{self, Ended, Extraction};
 use featcache_extractor::source::Source;
 use featcache_extractor::worker::Worker;
 use featcache_store::{
-    DatasetSpec, Encodings, Error, FeatureSink, Finish, Licence, OpenOptions, Status, Store, StoreWriter,
-    WriterOptions,
+    Encodings, Error, FeatureSink, Finish, Licence, OpenOptions, Status, Store, StoreWriter, WriterOptions,
 };
 use serde::Serialize;
 use std::sync::Arc;
@@ -76,11 +75,9 @@ pub(super) fn run(args: &ExtractArgs, quiet: bool) -> Result<Report> {
 fn open(args: &ExtractArgs, pictures: &Pictures, model: &Model) -> Result<StoreWriter> {
     let encodings = Encodings::parse(&args.store.store, &model.recipe.levels)
         .map_err(|error| failure(ExitCode::Usage, format!("--store: {error}")))?;
-    let mut splits = pictures.splits.clone();
-    splits.sort();
     let options = WriterOptions {
         shard_bytes: Some(args.store.shard_mib << 20),
-        dataset: (!splits.is_empty()).then(|| DatasetSpec { kind: pictures.kind.to_owned(), splits }),
+        dataset: Some(pictures.spec()),
         licence: Licence { weights: args.weights_licence.clone(), images: args.images_licence.clone() },
         ..WriterOptions::default()
     };
@@ -97,18 +94,7 @@ fn open(args: &ExtractArgs, pictures: &Pictures, model: &Model) -> Result<StoreW
     if let Some(error) = unlisted {
         return Err(error.into());
     }
-    let writer = writer?;
-    let found = &writer.spec().dataset.kind;
-    if found != pictures.kind {
-        return Err(Error::RecipeMismatch {
-            path: args.out.clone(),
-            field: "dataset".to_owned(),
-            expected: pictures.kind.to_owned(),
-            found: found.clone(),
-        }
-        .into());
-    }
-    Ok(writer)
+    Ok(writer?)
 }
 
 /// Does the units that are missing, and finishes the store if none is left.

@@ -244,7 +244,15 @@ fn a_flipped_bit_anywhere_is_found_by_the_read_that_touches_it() {
         let chunk = shards.arrays.level(0, 0).unwrap().0.geometry.chunk_bytes() as usize;
         if bit / 8 < 2 * chunk {
             let row = bit / 8 / chunk;
-            let expected = format!("row {row} (key k{row}), level p3, band 0: the checksum");
+            let expected =
+                format!("row {row} (key k{row}), level p3, band 0: the checksum crc32c: expected ");
+            assert!(error.to_string().contains(&expected), "{error}");
+            // The stored word is what the file holds, whether the flip hit it or the payload.
+            let bytes = fs::read(&path).unwrap();
+            let stored = bytes[(row + 1) * chunk - 4..(row + 1) * chunk].try_into().unwrap();
+            let computed = crate::checksum::crc32c(&bytes[row * chunk..(row + 1) * chunk - 4]);
+            let words = [stored, computed].map(u32::from_le_bytes);
+            let expected = format!("expected {:08x}, found {:08x}", words[0], words[1]);
             assert!(error.to_string().contains(&expected), "{error}");
         }
     }
@@ -339,13 +347,20 @@ fn a_spec_larger_than_its_files_allocates_nothing() {
     let folder = shards.folder.path().join(&array.path);
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("zarr.json"), document_bytes(&array_document(array))).unwrap();
-    fs::copy(shards.path(0, 0), folder.join("c.0.0.0.0")).unwrap();
-    let mut batch = Batch::new();
-    let request = Request { bucket: 0, levels: &[0], ids: &[RowId(0)], rows: &[0], band: None };
-    let error =
-        shards.plane(1, 9).read(&arrays, &request, VERIFY, &mut batch, &|_| String::new()).unwrap_err();
-    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
-    assert_eq!(batch.capacity_bytes(), 0);
+    // The shard of the honest array, and one whose index has the right size and holds nothing.
+    let honest = fs::read(shards.path(0, 0)).unwrap();
+    let mut empty = vec![0xff; usize::try_from(crate::ShardIndex::bytes(array)).unwrap() - 4];
+    empty.extend(crate::checksum::crc32c(&empty));
+    for (shard, what) in [(honest, "index"), (empty, "no features")] {
+        fs::write(folder.join("c.0.0.0.0"), shard).unwrap();
+        let mut batch = Batch::new();
+        let request = Request { bucket: 0, levels: &[0], ids: &[RowId(0)], rows: &[0], band: None };
+        let error =
+            shards.plane(1, 9).read(&arrays, &request, VERIFY, &mut batch, &|_| String::new()).unwrap_err();
+        assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+        assert!(error.to_string().contains(what), "{error}");
+        assert_eq!(batch.capacity_bytes(), 0);
+    }
 }
 
 #[test]

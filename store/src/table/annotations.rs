@@ -1,7 +1,7 @@
 //! `annotations.parquet`: labels by sample, so that training needs neither pictures nor the dataset's own
 //! files. Written in row groups of bounded bytes, read for one sample at a time.
 
-use super::{Table, TableWriter, batch, column, properties, schema};
+use super::{Allowance, Table, TableFile, TableWriter, batch, bounded, column, properties, schema};
 use crate::listing::Label;
 use crate::staged::Staged;
 use crate::storage::Storage;
@@ -174,8 +174,9 @@ struct Run {
 
 impl Annotations {
     /// Reads the names in the table, not the labels.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let table = Table::open(path, &schema(&COLUMNS))?;
+    pub(crate) fn open(file: TableFile) -> Result<Self> {
+        let table = Table::open(file, &schema(&COLUMNS))?;
+        let (path, mut allowance) = (table.path(), table.allowance());
         let ends: Vec<u64> = table
             .group_rows()
             .scan(0u64, |end, rows| {
@@ -202,7 +203,10 @@ impl Annotations {
                     start: narrow(row - first)?,
                     end: narrow(row - first + 1)?,
                 };
-                append_run(&mut runs, splits.value(i), keys.value(i), run);
+                let at = usize::try_from(row).unwrap_or(usize::MAX);
+                let split = bounded(splits.value(i), "split", at, path)?;
+                let key = bounded(keys.value(i), "key", at, path)?;
+                append_run(&mut runs, &mut allowance, split, key, run)?;
                 row += 1;
             }
         }
@@ -212,35 +216,53 @@ impl Annotations {
     /// All labels of a sample, in the dataset's order; empty if it has none.
     pub(crate) fn of(&self, split: &str, key: &SampleKey) -> Result<Vec<Annotation>> {
         let mut annotations = Vec::new();
+        let mut allowance = self.table.allowance();
         let runs = self.runs.get(split).and_then(|keys| keys.get(&key.0));
         for run in runs.into_iter().flatten() {
             let rows = run.start as usize..run.end as usize;
             for batch in self.table.group_batches(run.group as usize, rows)? {
-                read_labels(&batch?, self.table.path(), &mut annotations)?;
+                read_labels(&batch?, self.table.path(), &mut allowance, &mut annotations)?;
             }
         }
         Ok(annotations)
     }
 }
 
-fn append_run(runs: &mut HashMap<String, HashMap<String, Vec<Run>>>, split: &str, key: &str, run: Run) {
+fn append_run(
+    runs: &mut HashMap<String, HashMap<String, Vec<Run>>>,
+    allowance: &mut Allowance,
+    split: &str,
+    key: &str,
+    run: Run,
+) -> Result<()> {
     // Entries of a map want owned keys; most rows need none.
     if !runs.contains_key(split) {
+        allowance.take::<(String, HashMap<String, Vec<Run>>)>(&[Some(split)])?;
         runs.insert(split.to_owned(), HashMap::new());
     }
-    let Some(keys) = runs.get_mut(split) else { return };
+    let Some(keys) = runs.get_mut(split) else { return Ok(()) };
     match keys.get_mut(key) {
         Some(of_key) => match of_key.last_mut() {
             Some(last) if last.group == run.group && last.end == run.start => last.end = run.end,
-            _ => of_key.push(run),
+            _ => {
+                allowance.take::<Run>(&[])?;
+                of_key.push(run);
+            }
         },
         None => {
+            allowance.take::<(String, Vec<Run>, Run)>(&[Some(key)])?;
             keys.insert(key.to_owned(), vec![run]);
         }
     }
+    Ok(())
 }
 
-fn read_labels(batch: &RecordBatch, path: &Path, annotations: &mut Vec<Annotation>) -> Result<()> {
+fn read_labels(
+    batch: &RecordBatch,
+    path: &Path,
+    allowance: &mut Allowance,
+    annotations: &mut Vec<Annotation>,
+) -> Result<()> {
     let text = |name| column::<StringViewArray>(batch, name, path);
     let number = |name| column::<Float64Array>(batch, name, path);
     let (splits, keys, kinds) = (text("split")?, text("key")?, text("kind")?);
@@ -252,19 +274,29 @@ fn read_labels(batch: &RecordBatch, path: &Path, annotations: &mut Vec<Annotatio
     let segmentations = text("segmentation")?;
     let maps = column::<BinaryViewArray>(batch, "png", path)?;
     for i in 0..batch.num_rows() {
+        let segmentation = segmentations.is_valid(i).then(|| segmentations.value(i));
+        let map = if maps.is_valid(i) { maps.value(i) } else { &[] };
+        for bytes in [segmentation.map_or(0, str::len), map.len()] {
+            if bytes > MAX_LABEL_BYTES {
+                let what = format!("{bytes} bytes, expected at most {MAX_LABEL_BYTES}");
+                return Err(Error::corrupt(path, format!("label of sample {:?}: {what}", keys.value(i))));
+            }
+            allowance.take_bytes(bytes)?;
+        }
+        allowance.take::<Annotation>(&[Some(splits.value(i)), Some(keys.value(i))])?;
         let object = categories.is_valid(i)
             && areas.is_valid(i)
             && crowds.is_valid(i)
             && sides.iter().all(|side| side.is_valid(i));
-        let label = match kinds.value(i) {
+        let label = match bounded(kinds.value(i), "kind", i, path)? {
             OBJECT if object && maps.is_null(i) => Label::Object {
                 category_id: categories.value(i),
                 bbox: sides.map(|side| side.value(i)),
                 area: areas.value(i),
                 iscrowd: crowds.value(i),
-                segmentation: segmentations.is_valid(i).then(|| segmentations.value(i).to_owned()),
+                segmentation: segmentation.map(str::to_owned),
             },
-            LABEL_MAP if maps.is_valid(i) => Label::LabelMap { png: maps.value(i).to_owned() },
+            LABEL_MAP if maps.is_valid(i) => Label::LabelMap { png: map.to_owned() },
             kind => {
                 return Err(Error::corrupt(
                     path,
@@ -293,7 +325,7 @@ mod tests {
         let storage: Arc<dyn Storage> = Arc::new(FsStorage);
         let path = folder.path().join("annotations.parquet");
         write(&storage, &path, listing)?.publish()?;
-        let annotations = Annotations::open(&path)?;
+        let annotations = Annotations::open(TableFile::open(&path)?)?;
         Ok((folder, annotations))
     }
 

@@ -1,8 +1,8 @@
 //! `plan.parquet`: the rows of a store, in the order of their ids. Columns and their meaning only; what a
 //! plan is, and which rows make one, is `crate::plan`.
 
-use super::{Table, TableWriter, batch, column, properties, schema};
-use crate::plan::{MAX_TEXT_BYTES, Names, Place, Plan, PlanRow};
+use super::{Allowance, Table, TableFile, TableWriter, batch, bounded, column, properties, schema};
+use crate::plan::{Names, Place, Plan, PlanRow};
 use crate::staged::Staged;
 use crate::storage::Storage;
 use crate::{Error, Recipe, Result, SampleKey, Size};
@@ -68,17 +68,24 @@ pub(crate) fn columns(rows: &[PlanRow]) -> Vec<ArrayRef> {
 }
 
 /// Reads a plan and checks that it is one of this recipe.
-pub(crate) fn read(path: &Path, recipe: &Recipe, shard_bytes: u64) -> Result<Plan> {
-    let table = Table::open(path, &schema(&COLUMNS))?;
+pub(crate) fn read(file: TableFile, recipe: &Recipe, shard_bytes: u64) -> Result<Plan> {
+    let table = Table::open(file, &schema(&COLUMNS))?;
+    let mut allowance = table.allowance();
     let mut names = Names::default();
     let mut rows = Vec::new();
     for batch in table.batches(None)? {
-        append_rows(&batch?, path, &mut names, &mut rows)?;
+        append_rows(&batch?, table.path(), &mut allowance, &mut names, &mut rows)?;
     }
-    Plan::from_rows(recipe, rows, shard_bytes).map_err(|what| Error::corrupt(path, what))
+    Plan::from_rows(recipe, rows, shard_bytes).map_err(|what| Error::corrupt(table.path(), what))
 }
 
-fn append_rows(batch: &RecordBatch, path: &Path, names: &mut Names, rows: &mut Vec<PlanRow>) -> Result<()> {
+fn append_rows(
+    batch: &RecordBatch,
+    path: &Path,
+    allowance: &mut Allowance,
+    names: &mut Names,
+    rows: &mut Vec<PlanRow>,
+) -> Result<()> {
     let text = |name| column::<StringViewArray>(batch, name, path);
     let side = |name| column::<UInt32Array>(batch, name, path);
     let (keys, sources, splits, views) = (text("key")?, text("source")?, text("split")?, text("view")?);
@@ -95,28 +102,33 @@ fn append_rows(batch: &RecordBatch, path: &Path, names: &mut Names, rows: &mut V
     ];
     for i in 0..batch.num_rows() {
         let wrong = |what: &str| Error::corrupt(path, format!("row {}: {what}", rows.len()));
-        if keys.value(i).len() > MAX_TEXT_BYTES || sources.value(i).len() > MAX_TEXT_BYTES {
-            return Err(wrong(&format!("expected key and source of at most {MAX_TEXT_BYTES} bytes")));
+        let error = errors.is_valid(i).then(|| errors.value(i));
+        let [key, source, split, view] = [keys, sources, splits, views].map(|column| column.value(i));
+        let texts = [("key", key), ("source", source), ("split", split), ("view", view)];
+        for (column, text) in texts.into_iter().chain(error.map(|error| ("error", error))) {
+            bounded(text, column, rows.len(), path)?;
         }
+        // Split and view are shared, unless they differ in every row.
+        allowance.take::<PlanRow>(&[Some(key), Some(source), Some(split), Some(view), error])?;
         let size = |height: &UInt32Array, width: &UInt32Array| Size::new(height.value(i), width.value(i));
         let known = sides.iter().filter(|side| side.is_valid(i)).count() + usize::from(places.is_valid(i));
         let [bh, bw, sh, sw, vh, vw] = sides;
-        let place = match (known, errors.is_valid(i)) {
-            (7, false) => Ok(Place {
+        let place = match (known, error) {
+            (7, None) => Ok(Place {
                 bucket: size(bh, bw),
                 row: places.value(i),
                 source: size(sh, sw),
                 valid: size(vh, vw),
             }),
-            (0, true) => Err(errors.value(i).to_owned()),
+            (0, Some(error)) => Err(error.to_owned()),
             _ => return Err(wrong("expected either sizes and a row or an error")),
         };
         rows.push(PlanRow {
-            key: SampleKey(keys.value(i).to_owned()),
-            source: sources.value(i).to_owned(),
+            key: SampleKey(key.to_owned()),
+            source: source.to_owned(),
             image_id: image_ids.is_valid(i).then(|| image_ids.value(i)),
-            split: names.get(splits.value(i)),
-            view: names.get(views.value(i)),
+            split: names.get(split),
+            view: names.get(view),
             place,
         });
     }
@@ -146,7 +158,7 @@ mod tests {
                 let path = folder.path().join(name);
                 let plan = Plan::new(&recipe(), &listing, 20_000).unwrap();
                 write(&storage, &path, plan.rows()).unwrap().publish().unwrap();
-                assert_eq!(read(&path, &recipe(), 20_000).unwrap(), plan);
+                assert_eq!(read(TableFile::open(&path).unwrap(), &recipe(), 20_000).unwrap(), plan);
                 std::fs::read(&path).unwrap()
             })
             .collect();
@@ -176,7 +188,7 @@ mod tests {
             damage(&mut rows);
             let path = folder.path().join("plan.parquet");
             write(&storage, &path, &rows).unwrap().publish().unwrap();
-            let error = read(&path, &recipe(), 20_000).unwrap_err();
+            let error = read(TableFile::open(&path).unwrap(), &recipe(), 20_000).unwrap_err();
             assert!(matches!(error, Error::Corrupt { .. }), "{i}: {error}");
         }
     }

@@ -1,7 +1,7 @@
 //! `units/…/<k>.parquet`: the commit record of a unit. Its presence makes the unit's shards part of the
 //! store; it says what became of every row and what the shards' bytes are.
 
-use super::{Table, TableWriter, batch, column, properties, schema};
+use super::{MAX_TEXT_BYTES, Table, TableFile, TableWriter, batch, bounded, column, properties, schema};
 use crate::bucket::Unit;
 use crate::layout;
 use crate::plan::Plan;
@@ -94,9 +94,11 @@ pub(crate) fn write(storage: &Arc<dyn Storage>, target: &Path, record: &Record) 
     writer.finish()
 }
 
-/// Reads a record; [`Error::Corrupt`] if it is none.
-pub fn read(path: &Path) -> Result<Record> {
-    let table = Table::open(path, &schema(&COLUMNS))?;
+/// Reads the record of a unit of `unit_rows` rows; [`Error::Corrupt`] if it is none, or has not as many.
+pub(crate) fn read(path: &Path, unit_rows: u64) -> Result<Record> {
+    let table = Table::open(TableFile::open(path)?, &schema(&COLUMNS))?;
+    table.expect_rows(unit_rows)?;
+    let mut allowance = table.allowance();
     let header = table.key_value(METADATA_KEY).ok_or_else(|| {
         Error::corrupt(path, format!("expected a {METADATA_KEY} document in its metadata, found none"))
     })?;
@@ -110,13 +112,17 @@ pub fn read(path: &Path) -> Result<Record> {
         let (keys, states) = (text("key")?, text("status")?);
         let (errors, hashes) = (text("error")?, text("source_blake3")?);
         for i in 0..batch.num_rows() {
-            let error = status(states.value(i), errors.is_valid(i).then(|| errors.value(i)))
-                .map_err(|what| Error::corrupt(path, format!("row {}: {what}", numbers.value(i))))?;
+            let error = errors.is_valid(i).then(|| errors.value(i));
+            let hash = hashes.is_valid(i).then(|| hashes.value(i));
+            let key = bounded(keys.value(i), "key", rows.len(), path)?;
+            allowance.take::<RecordRow>(&[Some(key), error, hash])?;
+            let error = status(states.value(i), error)
+                .map_err(|what| Error::corrupt(path, format!("row {}: {what}", rows.len())))?;
             rows.push(RecordRow {
                 row: numbers.value(i),
-                key: keys.value(i).to_owned(),
+                key: key.to_owned(),
                 error,
-                source_blake3: hashes.is_valid(i).then(|| hashes.value(i).to_owned()),
+                source_blake3: hash.map(str::to_owned),
             });
         }
     }
@@ -160,9 +166,19 @@ pub(crate) fn check(
 pub(crate) fn status(status: &str, error: Option<&str>) -> std::result::Result<Option<String>, String> {
     match (status, error) {
         (OK, None) => Ok(None),
-        (FAILED, Some(reason)) => Ok(Some(reason.to_owned())),
-        _ => Err(format!("status {status:?} does not fit error {error:?}")),
+        (FAILED, Some(reason)) if reason.len() <= MAX_TEXT_BYTES => Ok(Some(reason.to_owned())),
+        (FAILED, Some(reason)) => {
+            Err(format!("error: expected at most {MAX_TEXT_BYTES} bytes, found {}", reason.len()))
+        }
+        (status, error) => {
+            Err(format!("status {} does not fit error {}", shown(status), shown(error.unwrap_or("null"))))
+        }
     }
+}
+
+/// The beginning of a text from a file, for a message.
+fn shown(text: &str) -> String {
+    format!("{:?}", text.chars().take(80).collect::<String>())
 }
 
 #[cfg(test)]
@@ -191,14 +207,19 @@ mod tests {
         let paths = ["a", "b"].map(|name| folder.path().join(name));
         for path in &paths {
             write(&storage, path, &record()).unwrap().publish().unwrap();
-            assert_eq!(read(path).unwrap(), record());
+            assert_eq!(read(path, 3).unwrap(), record());
+            assert!(read(path, 2).unwrap_err().to_string().contains("expected 2 rows, found 3"));
         }
         assert_eq!(std::fs::read(&paths[0]).unwrap(), std::fs::read(&paths[1]).unwrap());
     }
 
     #[test]
     fn statuses_must_fit_their_errors() {
-        for (text, error) in [("ok", Some("x")), ("failed", None), ("OK", None), ("", Some("x"))] {
+        let long = "x".repeat(MAX_TEXT_BYTES + 1);
+        status("failed", Some(&long[1..])).unwrap();
+        for (text, error) in
+            [("ok", Some("x")), ("failed", None), ("OK", None), ("", Some("x")), ("failed", Some(&*long))]
+        {
             assert!(status(text, error).is_err());
         }
     }

@@ -2,7 +2,7 @@
 
 use super::plan::{columns, schema_with};
 use super::record::{FAILED, OK, status};
-use super::{Table, TableWriter, batch, column, properties};
+use super::{Table, TableFile, TableWriter, batch, column, properties};
 use crate::plan::PlanRow;
 use crate::staged::Staged;
 use crate::storage::Storage;
@@ -48,21 +48,22 @@ pub(crate) fn write(
 }
 
 /// Reads the outcomes of `rows` rows.
-pub(crate) fn read(path: &Path, rows: usize) -> Result<Vec<Outcome>> {
-    let table = Table::open(path, &schema_with(&MORE_COLUMNS))?;
-    if table.rows() != rows as u64 {
-        return Err(Error::corrupt(path, format!("expected {rows} rows, found {}", table.rows())));
-    }
+pub(crate) fn read(file: TableFile, rows: usize) -> Result<Vec<Outcome>> {
+    let table = Table::open(file, &schema_with(&MORE_COLUMNS))?;
+    table.expect_rows(rows as u64)?;
+    let (path, mut allowance) = (table.path(), table.allowance());
     let mut outcomes = Vec::with_capacity(rows);
     for batch in table.batches(Some(&["status", "error", "source_blake3"]))? {
         let batch = batch?;
         let text = |name| column::<StringViewArray>(&batch, name, path);
         let (states, errors, hashes) = (text("status")?, text("error")?, text("source_blake3")?);
         for i in 0..batch.num_rows() {
-            let error = status(states.value(i), errors.is_valid(i).then(|| errors.value(i)))
+            let error = errors.is_valid(i).then(|| errors.value(i));
+            let hash = hashes.is_valid(i).then(|| hashes.value(i));
+            allowance.take::<Outcome>(&[error, hash])?;
+            let error = status(states.value(i), error)
                 .map_err(|what| Error::corrupt(path, format!("row {}: {what}", outcomes.len())))?;
-            let source_blake3 = hashes.is_valid(i).then(|| hashes.value(i).to_owned());
-            outcomes.push(Outcome { error, source_blake3 });
+            outcomes.push(Outcome { error, source_blake3: hash.map(str::to_owned) });
         }
     }
     if outcomes.len() != rows {
