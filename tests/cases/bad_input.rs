@@ -257,6 +257,18 @@ fn stores_that_lie_are_refused() {
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
     let all = text(&output.stdout) + &text(&output.stderr);
     assert!(all.contains("leaves"), "{all}");
+
+    // Sizes that pass 64 bits together, in a document that is consistent with itself.
+    let mut lying: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    for i in 0..2 {
+        lying["files"][i]["bytes"] = u64::MAX.into();
+    }
+    lying.as_object_mut().unwrap().remove("content_blake3");
+    let content = blake3::hash(lying.to_string().as_bytes()).to_hex().to_string();
+    lying["content_blake3"] = content.into();
+    std::fs::write(&path, lying.to_string()).unwrap();
+    refused(&format!("inspect {}", store.display()), 5, &["manifest.json", "add up"]);
+    assert_eq!(run(&format!("--quiet verify {}", store.display())).status.code(), Some(5));
 }
 
 #[test]

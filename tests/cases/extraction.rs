@@ -2,7 +2,7 @@
 //! depend on nothing but the picture and the recipe.
 
 use featcache_store::{Batch, DType, OpenOptions, ReadOptions, Status, Store};
-use featcache_tests::{assert_same_content, done, featcache, jpeg, samples};
+use featcache_tests::{assert_same_content, content, done, featcache, jpeg, samples};
 use std::path::Path;
 
 const FAKE: &str = "--backbone fake --compute fp32";
@@ -164,6 +164,29 @@ fn views_are_of_the_mirrored_picture() {
     }
 }
 
+/// Part of a dataset must not pass for the whole when the limit is left out or changed.
+#[test]
+fn a_store_with_a_limit_is_another_than_one_without() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, store) = (folder.path().join("p"), folder.path().join("s"));
+    pictures(&root, 5);
+    let command =
+        format!("extract folder --root {} --out {} {FAKE} --resize none", root.display(), store.display());
+    done(&format!("--quiet {command} --limit 2"));
+    done(&format!("--quiet {command} --limit 2"));
+    for (more, this) in [("", "none"), (" --limit 3", "3")] {
+        let output = featcache().args(format!("{command}{more}").split(' ')).output().unwrap();
+        let stderr = featcache_tests::text(&output.stderr);
+        assert_eq!(output.status.code(), Some(4), "{stderr}");
+        assert!(
+            stderr.contains(&format!("dataset.limit differs: store has 2, this run has {this}")),
+            "{stderr}"
+        );
+    }
+    let opened = Store::open(&store, OpenOptions::default()).unwrap();
+    assert_eq!((opened.rows().len(), opened.spec().dataset.limit), (2, Some(2)));
+}
+
 #[test]
 fn an_interrupted_extraction_goes_on() {
     let folder = tempfile::tempdir().unwrap();
@@ -185,7 +208,8 @@ fn an_interrupted_extraction_goes_on() {
         .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    while !cut.join("units").is_dir() {
+    let committed = |name: &String| name.starts_with("units/") && name.ends_with(".parquet");
+    while !cut.is_dir() || !content(&cut).keys().any(committed) {
         assert!(child.try_wait().unwrap().is_none(), "ended before its first unit");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
