@@ -112,7 +112,8 @@ pub(crate) fn case(number: u64) -> (GroundTruth, Vec<Detection>) {
                 category_id,
                 score: if coarse == 0 { few as f64 / 8.0 } else { fine as f64 / 100_000.0 },
                 bbox: (number % 4 != 2).then_some([x, y, w, h]),
-                mask: (number % 4 != 0).then(|| Rle::new(Size::new(height, width), counts).unwrap()),
+                mask: (!number.is_multiple_of(4))
+                    .then(|| Rle::new(Size::new(height, width), counts).unwrap()),
             });
         }
     }
