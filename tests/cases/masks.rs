@@ -255,6 +255,15 @@ fn targets_equal_roi_align() {
 }
 
 #[test]
+fn samples_before_the_first_pixel_take_it() {
+    let mask = Rle::new(Size::new(4, 4), vec![0, 4, 12]).unwrap();
+    let options = TargetOptions { side: 1, sampling: 2, aligned: true, threshold: None };
+    // Samples at -0.75 and -0.25 lie on column 0; those at -1.75 and -1.25 on none.
+    assert_eq!(target(&mask, [-0.5, 0.0, 0.5, 4.0], &options).unwrap(), [1.0]);
+    assert_eq!(target(&mask, [-1.5, 0.0, -0.5, 4.0], &options).unwrap(), [0.0]);
+}
+
+#[test]
 fn pasted_masks_equal_mmdetection_and_torchvision() {
     let goldens = goldens();
     let expected = list(&goldens["pasted"]);
