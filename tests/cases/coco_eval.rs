@@ -223,6 +223,10 @@ fn every_detection_has_a_fate() {
     assert_eq!((strict.detections[1].fate, strict.detections[1].iou), (Fate::FalsePositive, 0.8));
     detections.remove(0);
     assert_eq!(matches(&truth, &detections, IouType::Bbox, 0.9, &options).unwrap().missed, [1]);
+    // A threshold of 1 is reached by what only rounding keeps from it.
+    let almost = [detection(0.5, [0.0, 0.0, 20.0, 20.0 - 1e-11])];
+    let status = matches(&truth, &almost, IouType::Bbox, 1.0, &options).unwrap().detections[0];
+    assert!(status.fate == Fate::TruePositive && status.iou < 1.0, "{status:?}");
     assert_eq!(
         matches(&truth, &detections, IouType::Bbox, f64::NAN, &options).unwrap_err().to_string(),
         "IoU threshold is NaN, expected 0 to 1"
