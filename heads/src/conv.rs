@@ -146,7 +146,11 @@ impl Conv {
         if let Some(norm) = &self.norm {
             x = norm.forward(&x, phase)?;
         }
-        Ok(if self.relu { x.f_relu()? } else { x })
+        if self.relu {
+            // In place: neither the convolution nor a norm needs what it gave.
+            let _ = x.f_relu_()?;
+        }
+        Ok(x)
     }
 }
 

@@ -26,11 +26,6 @@ impl Dense {
         Ok(Self { weight, bias })
     }
 
-    /// Width of what comes out.
-    pub fn outputs(&self) -> i64 {
-        self.bias.numel() as i64
-    }
-
     /// `[n, input]` to `[n, output]` in the precision's kind.
     pub fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor> {
         let kind = precision.kind();

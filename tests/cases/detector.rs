@@ -466,7 +466,7 @@ fn what_contradicts_itself_is_refused() {
 #[test]
 fn numbers_that_are_none_show_in_the_losses_and_stop_detection() {
     for preset in [Preset::MaskRcnn, Preset::Cascade, Preset::Htc, Preset::Torchvision] {
-        let detector = detector(&small(preset), Precision::Fp32);
+        let detector = self::detector(&small(preset), Precision::Fp32);
         let spoiled: Vec<Tensor> = maps().iter().map(|map| map * f64::NAN).collect();
         let losses = losses(&detector, &spoiled, &objects());
         let (name, value) = &losses.parts[0];
@@ -474,6 +474,13 @@ fn numbers_that_are_none_show_in_the_losses_and_stop_detection() {
         let error = detector.detect(&spoiled, &valid()).unwrap_err().to_string();
         assert!(error.contains("objectness of picture 0 of the batch is not a number"), "{error}");
     }
+    // A stage's deltas, which the boxes of the next come from.
+    let cascade = self::detector(&small(Preset::Cascade), Precision::Fp32);
+    let mut entries = cascade.parameters().entries().iter();
+    let bias = entries.find(|entry| entry.name == "roi_head.bbox_head.1.fc_reg.bias").unwrap();
+    let _ = tch::no_grad(|| bias.tensor.shallow_clone().fill_(f64::NAN));
+    let error = cascade.detect(&maps(), &valid()).unwrap_err().to_string();
+    assert!(error.contains("box deltas of stage 1 are not numbers"), "{error}");
     // Only the box head's: proposals are sound.
     let detector = detector(&small(Preset::MaskRcnn), Precision::Fp32);
     let _guard = tch::no_grad_guard();

@@ -9,6 +9,7 @@ mod coco_eval;
 mod datasets;
 mod detection;
 mod detector;
+mod detector_times;
 mod doctor;
 mod drawn_coco;
 mod drawn_store;

@@ -38,3 +38,8 @@ pub(super) fn box_loss(
         }
     }
 }
+
+/// A scalar 0 with a gradient of zeros for everything that `tensor` came from: the loss of no boxes.
+pub(super) fn nothing_of(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.f_sum(Kind::Float)?.f_mul_scalar(0.0)?)
+}

@@ -2,7 +2,6 @@
 //! regions that its box head moved, sampled anew (interleaved), and sees the features of the mask heads
 //! before it (mask information flow); with a semantic branch, all heads see its embedding.
 
-use crate::conv::resize;
 use crate::detector::pooling::Maps;
 use crate::detector::roi_heads::RoiHeads;
 use crate::detector::truths::Truths;
@@ -10,7 +9,7 @@ use crate::labels::IGNORE;
 use crate::losses::Losses;
 use crate::seed::Seed;
 use crate::{Error, Phase, Result};
-use tch::{Kind, Reduction, Tensor};
+use tch::{Reduction, Tensor};
 
 /// `s{i}.loss_cls`, `s{i}.loss_bbox` and `s{i}.loss_mask` of every stage.
 pub(super) fn losses(
@@ -64,7 +63,6 @@ pub(super) fn semantic_loss(logits: &Tensor, pictures: &[Truths<'_>], weight: f6
     let shape = [pictures.len() as i64, height, width];
     let labels = Tensor::f_from_slice(&labels)?.f_view(shape)?.f_to_device(logits.device())?;
     let ignore = i64::from(IGNORE);
-    let logits = resize(logits, height, width)?.f_to_kind(Kind::Float)?;
     let sum = logits.f_cross_entropy_loss(&labels, None::<&Tensor>, Reduction::Sum, ignore, 0.0)?;
     Ok(sum.f_mul_scalar(weight / labelled as f64)?)
 }

@@ -48,8 +48,11 @@ pub(super) fn detect(
         return Ok(detections);
     };
     let mut logits = Vec::with_capacity(heads.stages.len());
-    for stage in others {
+    for (index, stage) in others.iter().enumerate() {
         let output = stage.box_forward(&heads.pooler, maps, &regions, Phase::Eval)?;
+        if output.deltas.f_isnan()?.f_any()?.f_int64_value(&[])? != 0 {
+            return Err(Error::invalid(format!("box deltas of stage {index} are not numbers")));
+        }
         regions = stage.refine(&regions, |_| None, &output, valid)?;
         logits.push(output.logits);
     }

@@ -15,7 +15,7 @@ use crate::recipe::detector::{DetectorRecipe, ProposalCounts, RpnOptions, Style}
 use crate::seed::Seed;
 use crate::{Error, Phase, Precision, Result};
 use featcache_store::Size;
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Device, Reduction, Tensor};
 
 /// Shortest side of a proposal in torchvision's style, in pixels.
 const MIN_SIDE: f32 = 1e-3;
@@ -252,9 +252,4 @@ pub(super) fn ratio_limit(style: Style) -> RatioLimit {
         Style::Mmdet => RatioLimit::Both,
         Style::Torchvision => RatioLimit::Growth,
     }
-}
-
-/// A scalar 0 that the sum of `tensor` has a (zero) gradient of.
-pub(super) fn nothing_of(tensor: &Tensor) -> Result<Tensor> {
-    Ok(tensor.f_sum(Kind::Float)?.f_mul_scalar(0.0)?)
 }

@@ -4,9 +4,9 @@
 use crate::detection::boxes::{clip, from_tensor, to_tensor};
 use crate::detection::delta::DeltaCoder;
 use crate::detection::roi_align::Roi;
-use crate::detector::box_loss::box_loss;
+use crate::detector::box_loss::{box_loss, nothing_of};
 use crate::detector::pooling::{Maps, Pooler};
-use crate::detector::proposal::{nothing_of, ratio_limit};
+use crate::detector::proposal::ratio_limit;
 use crate::detector::sampling::{RegionRule, Regions};
 use crate::detector::truths::Truths;
 use crate::head::box_head::BoxHead;
@@ -176,7 +176,7 @@ impl Stage {
         Ok(proposals)
     }
 
-    /// `loss_mask` of the stage: `stages` are those whose features flow into it, and itself as the last.
+    /// `loss_mask` of the stage; `before` are those whose features flow into it, in order.
     pub(super) fn mask_loss(
         &self,
         before: &[Stage],

@@ -52,18 +52,10 @@ impl BoxHead {
         Ok(Self { convs, fcs, classes, deltas, precision })
     }
 
-    /// Regions `[r, c, side, side]` to logits `[r, classes + 1]` and deltas `[r, 4 · boxes]`, binary32.
+    /// Regions `[r, c, side, side]`, at least one, to logits `[r, classes + 1]` and deltas `[r, 4 · boxes]`,
+    /// binary32.
     pub fn forward(&self, regions: &Tensor, phase: Phase) -> Result<(Tensor, Tensor)> {
         let mut x = regions.shallow_clone();
-        if regions.size().first() == Some(&0) {
-            // Norms and some convolution kernels refuse empty batches.
-            x = x.f_reshape([0, -1])?;
-            let none = |dense: &Dense| -> Result<Tensor> {
-                let width = dense.outputs();
-                Ok(x.f_sum(Kind::Float)?.f_expand([0, width], false)?)
-            };
-            return Ok((none(&self.classes)?, none(&self.deltas)?));
-        }
         for conv in &self.convs {
             x = conv.forward(&x, phase)?;
         }

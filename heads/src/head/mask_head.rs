@@ -81,7 +81,8 @@ impl MaskHead {
         let kind = self.precision.kind();
         let (weight, bias) = (self.upsample.0.f_to_kind(kind)?, self.upsample.1.f_to_kind(kind)?);
         let x = features.f_to_kind(kind)?;
-        let x = x.f_conv_transpose2d(&weight, Some(&bias), 2, 0, 0, 1, 1)?.f_relu()?;
+        let mut x = x.f_conv_transpose2d(&weight, Some(&bias), 2, 0, 0, 1, 1)?;
+        let _ = x.f_relu_()?;
         let (r, c, height, width) = x.size4()?;
         let classes = Tensor::f_from_slice(classes)?.f_to_device(x.device())?;
         let weight = self.logits.0.f_index_select(0, &classes)?.f_view([r, c, 1])?.f_to_kind(kind)?;
