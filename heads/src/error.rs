@@ -27,6 +27,16 @@ pub enum Error {
         /// Expected and found.
         what: String,
     },
+    /// An annotation that no detector can learn from; the table in [`crate::objects`] says which.
+    #[error("annotation {} of sample {key}: {what}", id.map_or("without id".to_owned(), |id| id.to_string()))]
+    Object {
+        /// The sample.
+        key: SampleKey,
+        /// The dataset's id of the annotation.
+        id: Option<i64>,
+        /// Expected and found.
+        what: String,
+    },
     /// A run and a store, or a run and a recipe, that do not belong together.
     #[error("{}: {field} differs: the run has {expected}, found {found}", path.display())]
     RunMismatch {
@@ -42,11 +52,11 @@ pub enum Error {
     /// Loss or gradients stopped being numbers; the last good checkpoint is untouched.
     #[error("{what} is not finite at step {step} (rows {rows})")]
     NotFinite {
-        /// `loss` or `gradient norm`.
+        /// `loss` and its part, `loss` or `gradient norm`.
         what: String,
         /// Step whose batch did it.
         step: u64,
-        /// Rows of the batch.
+        /// Keys and views of the batch.
         rows: String,
     },
     /// A run folder's file contradicts itself or its recipe.

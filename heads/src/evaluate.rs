@@ -1,9 +1,11 @@
 //! Scores a run on a split of a store: predictions at the original size against the original label
-//! maps. Must not train.
+//! maps; for detectors see [`detection`]. Must not train.
 
-use crate::loader::{LoaderOptions, Shared, Span};
+pub mod detection;
+mod pass;
+
+use crate::loader::LoaderOptions;
 use crate::metric::mean_iou::{MeanIou, Scores};
-use crate::order::{Order, OrderOptions, Position};
 use crate::run::Run;
 use crate::segment::{DEFAULT_SEGMENT_BYTES, SegmentSizes, label_map};
 use crate::selection::{Selection, choose_split};
@@ -12,8 +14,7 @@ use crate::{Error, Phase, Result};
 use featcache_store::Store;
 use serde::Serialize;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::AtomicBool;
 use tch::Device;
 
 /// Rows of a batch in evaluation, by default. Results do not depend on it beyond rounding.
@@ -89,53 +90,34 @@ pub fn evaluate(folder: &Path, store: &Store, settings: &EvaluateSettings<'_>) -
 
 /// As [`evaluate`], of a run that is open already.
 pub fn evaluate_run(run: &Run, store: &Store, settings: &EvaluateSettings<'_>) -> Result<Report> {
+    let model = run.semantic()?;
     let split = choose_split(store, settings.split.as_deref(), "val")?;
     let selection = Selection::new(store, &split, std::slice::from_ref(&settings.view))?;
     let truth = Truth::new(store, run.identity.recipe.labels.zero)?;
     truth.check(&selection)?;
     let (failed, missing) = (selection.failed, selection.missing);
-    let options = OrderOptions { seed: 0, batch: settings.batch, shuffle: false, drop_last: false };
-    let order = Order::new(selection.samples, options);
-    let total = order.samples() as u64;
-    let span = Span { start: Position::default(), batches: order.epoch(0).len() };
-    let read_target = |row| truth.original(row);
-    let loader = settings.loader.clone();
-    let shared = Shared::new(store, &order, span, run.model.levels(), &read_target, loader)?;
 
-    let begin = Instant::now();
     let mut metric = MeanIou::new(truth.rule().classes());
     let (mut samples, mut unlabelled) = (0, 0);
-    let (waited, read_bytes) = std::thread::scope(|scope| -> Result<_> {
-        let _guard = tch::no_grad_guard();
-        let mut loader = shared.start(scope);
-        while let Some(batch) = loader.next_batch()? {
-            let maps = batch.maps(run.model.map_kind(), settings.device)?;
-            let logits = run.model.forward(&maps, Phase::Eval)?.main; // [n, k, h, w]
-            for (i, (&id, target)) in (0..).zip(batch.rows.rows.iter().zip(&batch.targets)) {
-                let Some(target) = target else {
-                    unlabelled += 1;
-                    continue;
-                };
-                let row = store.row(id)?;
-                let valid = row.valid_size.ok_or_else(|| Error::invalid(format!("row {id} has no size")))?;
-                let sizes = SegmentSizes { padded: batch.rows.size, valid, original: target.size };
-                let map = label_map(&logits.f_narrow(0, i, 1)?, sizes, DEFAULT_SEGMENT_BYTES)?;
-                let refuse = |what| Error::Label { key: row.key.clone(), what };
-                metric.add(&map.classes, &target.classes).map_err(refuse)?;
-                samples += 1;
-            }
-            loader.recycle(batch);
-            if let Some(progress) = settings.progress {
-                progress(samples + unlabelled, total);
-            }
-            if settings.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
-                let what = format!("evaluation stopped after {} of {total} samples", samples + unlabelled);
-                return Err(Error::Stopped { what });
-            }
+    let read_target = |row| truth.original(row);
+    let what = pass::What { store, selection, levels: model.levels(), kind: model.map_kind() };
+    let costs = pass::pass(what, &read_target, settings, |batch, maps| {
+        let logits = model.forward(maps, Phase::Eval)?.main; // [n, k, h, w]
+        for (i, (&id, target)) in (0..).zip(batch.rows.rows.iter().zip(&batch.targets)) {
+            let Some(target) = target else {
+                unlabelled += 1;
+                continue;
+            };
+            let row = store.row(id)?;
+            let valid = row.valid_size.ok_or_else(|| Error::invalid(format!("row {id} has no size")))?;
+            let sizes = SegmentSizes { padded: batch.rows.size, valid, original: target.size };
+            let map = label_map(&logits.f_narrow(0, i, 1)?, sizes, DEFAULT_SEGMENT_BYTES)?;
+            let refuse = |what| Error::Label { key: row.key.clone(), what };
+            metric.add(&map.classes, &target.classes).map_err(refuse)?;
+            samples += 1;
         }
-        Ok((loader.waited(), loader.bytes()))
+        Ok(())
     })?;
-    let seconds = begin.elapsed().as_secs_f64();
     Ok(Report {
         step: run.step,
         split,
@@ -144,8 +126,8 @@ pub fn evaluate_run(run: &Run, store: &Store, settings: &EvaluateSettings<'_>) -
         failed,
         missing,
         scores: metric.scores(truth.rule().names()),
-        seconds,
-        data_wait: if seconds > 0.0 { waited.as_secs_f64() / seconds } else { 0.0 },
-        read_bytes,
+        seconds: costs.seconds,
+        data_wait: costs.data_wait,
+        read_bytes: costs.read_bytes,
     })
 }

@@ -88,6 +88,18 @@ impl LabelRule {
         Ok(Self { class_of, names })
     }
 
+    /// The rule of maps whose values are the classes themselves, 0 to `classes`: COCO-stuff maps as
+    /// mmdetection's HTC reads them. 255 is ignored.
+    pub fn raw(classes: usize) -> Self {
+        let mut class_of = vec![UNKNOWN; 1 << 16];
+        let numbers = 0..i16::try_from(classes).unwrap_or(i16::MAX);
+        for (entry, class) in class_of.iter_mut().zip(numbers.clone()) {
+            *entry = class;
+        }
+        class_of[usize::from(IGNORED_VALUE)] = IGNORE;
+        Self { class_of, names: numbers.map(|class| class.to_string()).collect() }
+    }
+
     /// Names of the classes, in order.
     pub fn names(&self) -> &[String] {
         &self.names

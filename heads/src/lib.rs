@@ -3,10 +3,11 @@
 //!
 //! Modules in reading order: what is trained ([`recipe`], [`precision`]), on which rows ([`selection`],
 //! [`order`], [`seed`]) and what comes of them ([`labels`], the shapes of objects in [`mask`],
-//! [`objects`], [`truth`], [`tensor`], [`loader`]); the model ([`parameter`], [`phase`], [`norm`], [`conv`],
-//! [`dense`], [`neck`], [`head`], [`model`]), detectors ([`detector`]) and what they are made of
-//! ([`detection`]); one step ([`loss`], [`losses`], [`optimizer`], [`schedule`]); the loop ([`train`](mod@train), [`identity`], [`features`], [`checkpoint`], [`log`]);
-//! and what came out ([`run`], [`segment`], [`metric`], [`evaluate`](mod@evaluate)).
+//! [`truth`], [`objects`], [`tensor`], [`loader`]); the model ([`parameter`], [`phase`], [`norm`],
+//! [`conv`], [`dense`], [`neck`], [`head`], [`model`]), detectors ([`detector`]) and what they are made of
+//! ([`detection`]); one step ([`loss`], [`losses`], [`optimizer`], [`schedule`]); the loop ([`task`],
+//! [`train`](mod@train), [`identity`], [`features`], [`checkpoint`], [`log`]); and what came out ([`run`],
+//! [`segment`], [`found`], [`metric`], [`evaluate`](mod@evaluate)).
 
 pub mod checkpoint;
 pub mod conv;
@@ -16,6 +17,7 @@ pub mod detector;
 pub mod error;
 pub mod evaluate;
 pub mod features;
+pub mod found;
 pub mod head;
 pub mod identity;
 pub mod labels;
@@ -24,6 +26,7 @@ pub mod log;
 pub mod loss;
 pub mod losses;
 pub mod mask;
+mod meter;
 pub mod metric;
 pub mod model;
 pub mod neck;
@@ -40,8 +43,10 @@ pub mod schedule;
 pub mod seed;
 pub mod segment;
 pub mod selection;
+pub mod task;
 pub mod tensor;
 pub mod train;
+mod trainee;
 pub mod truth;
 
 pub use error::{Error, Result};
@@ -52,4 +57,5 @@ pub use precision::Precision;
 pub use recipe::TrainRecipe;
 pub use run::Run;
 pub use segment::{LabelMap, SegmentSizes};
-pub use train::{TrainProgress, TrainSettings, TrainSummary, train};
+pub use task::TaskModel;
+pub use train::{TrainJob, TrainProgress, TrainSettings, TrainSummary, train, train_together};

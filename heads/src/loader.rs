@@ -2,7 +2,6 @@
 //! budget; the training thread makes tensors of them. What comes out depends on the order and the
 //! position alone, never on the number of threads or their timing. No tensor crosses a thread.
 
-use crate::labels::Target;
 use crate::order::{BatchRows, Epoch, Order, Position};
 use crate::tensor::feature_map;
 use crate::{Error, Result};
@@ -51,44 +50,44 @@ pub struct Span {
     pub batches: u64,
 }
 
-/// What a loader reads for the labels of a row; runs on its threads.
-pub type ReadTarget<'a> = dyn Fn(RowId) -> Result<Option<Target>> + Sync + 'a;
+/// What a loader reads for the labels of a row; runs on its threads. The target holds no tensor.
+pub type ReadTarget<'a, T> = dyn Fn(RowId) -> Result<T> + Sync + 'a;
 
 /// A batch as bytes, handed from a reading thread to the training thread.
 #[derive(Debug)]
-pub struct LoadedBatch {
+pub struct LoadedBatch<T> {
     /// The rows and their padded size.
     pub rows: BatchRows,
     /// Where training stands once this batch is done.
     pub next: Position,
     /// The last batch of its epoch.
     pub ends_epoch: bool,
-    /// A target a row, where there is one.
-    pub targets: Vec<Option<Target>>,
+    /// A target a row.
+    pub targets: Vec<T>,
     batch: Batch,
     bytes: u64,
 }
 
 /// Delivers the batches of a span in order.
 #[derive(Debug)]
-pub struct Loader<'a> {
-    shared: &'a Shared<'a>,
-    arrivals: Receiver<(u64, Result<LoadedBatch>)>,
-    early: BTreeMap<u64, Result<LoadedBatch>>,
+pub struct Loader<'a, T> {
+    shared: &'a Shared<'a, T>,
+    arrivals: Receiver<(u64, Result<LoadedBatch<T>>)>,
+    early: BTreeMap<u64, Result<LoadedBatch<T>>>,
     delivered: u64,
     waited: Duration,
     bytes: u64,
 }
 
 /// What reading threads and the loader share; it outlives both.
-pub struct Shared<'a> {
+pub struct Shared<'a, T> {
     store: &'a Store,
     order: &'a Order,
     span: Span,
     levels: Vec<LevelId>,
     /// Bytes of a row are its area times this, summed over levels by stride.
     row_cost: Vec<(u32, u64)>,
-    read_target: &'a ReadTarget<'a>,
+    read_target: &'a ReadTarget<'a, T>,
     options: LoaderOptions,
     state: Mutex<State>,
     changed: Condvar,
@@ -135,20 +134,27 @@ fn capacity(batch: &Batch) -> u64 {
     batch.capacity_bytes() as u64
 }
 
-impl std::fmt::Debug for Shared<'_> {
+impl<T> std::fmt::Debug for Shared<'_, T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("span", &self.span).field("options", &self.options).finish()
     }
 }
 
-impl<'a> Shared<'a> {
+impl<T> Shared<'_, T> {
+    fn stop(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
+        self.changed.notify_all();
+    }
+}
+
+impl<'a, T: Send> Shared<'a, T> {
     /// The plan of a loader: nothing is read yet.
     pub fn new(
         store: &'a Store,
         order: &'a Order,
         span: Span,
         levels: &[LevelSpec],
-        read_target: &'a ReadTarget<'a>,
+        read_target: &'a ReadTarget<'a, T>,
         options: LoaderOptions,
     ) -> Result<Self> {
         let ids = levels.iter().map(|level| Ok(store.level(&level.name)?)).collect::<Result<_>>()?;
@@ -168,7 +174,7 @@ impl<'a> Shared<'a> {
     }
 
     /// Starts the reading threads in `scope`; they end when the span is read or the loader dropped.
-    pub fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Loader<'scope> {
+    pub fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Loader<'scope, T> {
         let (sender, arrivals) = unbounded();
         for _ in 0..self.options.threads.max(1) {
             let sender = sender.clone();
@@ -179,7 +185,7 @@ impl<'a> Shared<'a> {
     }
 
     /// One reading thread: takes the next batch once the budget admits it, reads it, hands it over.
-    fn read_ahead(&self, sender: &Sender<(u64, Result<LoadedBatch>)>) {
+    fn read_ahead(&self, sender: &Sender<(u64, Result<LoadedBatch<T>>)>) {
         let _guard = StopOnPanic(self);
         let mut reader = None;
         while let Some((sequence, job)) = self.next_job() {
@@ -191,7 +197,7 @@ impl<'a> Shared<'a> {
         }
     }
 
-    fn load(&self, reader: &mut Option<Reader>, job: Job) -> Result<LoadedBatch> {
+    fn load(&self, reader: &mut Option<Reader>, job: Job) -> Result<LoadedBatch<T>> {
         let Job { rows, next, ends_epoch, bytes, mut batch } = job;
         let reader = match reader {
             Some(reader) => reader,
@@ -236,18 +242,13 @@ impl<'a> Shared<'a> {
         let cells = |side: u32, stride: u32| u64::from(side.div_ceil(stride.max(1)));
         self.row_cost.iter().map(|&(s, cost)| cells(size.height, s) * cells(size.width, s) * cost).sum()
     }
-
-    fn stop(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
-        self.changed.notify_all();
-    }
 }
 
 /// A reading thread that panics leaves a batch that never comes: the others must end too, or training
 /// would wait for it for ever.
-struct StopOnPanic<'a>(&'a Shared<'a>);
+struct StopOnPanic<'a, T>(&'a Shared<'a, T>);
 
-impl Drop for StopOnPanic<'_> {
+impl<T> Drop for StopOnPanic<'_, T> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.0.stop();
@@ -263,12 +264,12 @@ struct Job {
     batch: Batch,
 }
 
-impl Loader<'_> {
+impl<T: Send> Loader<'_, T> {
     /// The next batch of the span; `None` at its end.
     ///
     /// # Errors
     /// The first read or label that failed, at its place in the order.
-    pub fn next_batch(&mut self) -> Result<Option<LoadedBatch>> {
+    pub fn next_batch(&mut self) -> Result<Option<LoadedBatch<T>>> {
         if self.delivered == self.shared.span.batches {
             return Ok(None);
         }
@@ -290,7 +291,7 @@ impl Loader<'_> {
     }
 
     /// Gives a batch's memory back: only then do the threads read further ahead of it.
-    pub fn recycle(&mut self, done: LoadedBatch) {
+    pub fn recycle(&mut self, done: LoadedBatch<T>) {
         self.bytes += done.bytes();
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.bytes_held -= done.bytes;
@@ -318,13 +319,13 @@ impl Loader<'_> {
     }
 }
 
-impl Drop for Loader<'_> {
+impl<T> Drop for Loader<'_, T> {
     fn drop(&mut self) {
         self.shared.stop();
     }
 }
 
-impl LoadedBatch {
+impl<T> LoadedBatch<T> {
     /// The levels as maps `[n, c, h, w]` in channels_last memory, in the loader's level order.
     pub fn maps(&self, kind: Kind, device: Device) -> Result<Vec<Tensor>> {
         (0..self.batch.level_count())
@@ -333,26 +334,6 @@ impl LoadedBatch {
                 feature_map(level.bytes, level.shape, level.dtype, kind, device)
             })
             .collect()
-    }
-
-    /// The targets as `[n, H, W]` int64; rows without one are all ignored.
-    pub fn target(&self, device: Device) -> Result<Tensor> {
-        let Size { height, width } = self.rows.size;
-        let pixels = height as usize * width as usize;
-        let mut classes = Vec::with_capacity(pixels * self.targets.len());
-        for target in &self.targets {
-            match target {
-                Some(target) if target.size == self.rows.size => classes.extend_from_slice(&target.classes),
-                Some(target) => {
-                    let (found, expected) = (target.size, self.rows.size);
-                    return Err(Error::invalid(format!("a target is {found}, its batch {expected}")));
-                }
-                None => classes.resize(classes.len() + pixels, crate::labels::IGNORE),
-            }
-        }
-        let shape = [self.targets.len() as i64, i64::from(height), i64::from(width)];
-        let target = Tensor::f_from_slice(&classes)?.f_reshape(shape)?;
-        Ok(target.f_to_device(device)?.f_to_kind(Kind::Int64)?) // [n, H, W]
     }
 
     /// Bytes of its features.

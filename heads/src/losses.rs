@@ -2,6 +2,7 @@
 //! not know what the parts mean.
 
 use crate::{Error, Result};
+use serde::{Serialize, Serializer};
 use tch::{Kind, Tensor};
 
 /// Named scalars, already weighted; what is minimised is their sum.
@@ -30,5 +31,25 @@ impl Losses {
         let mut values = vec![0.0; self.parts.len() + 1];
         all.f_copy_data(&mut values, self.parts.len() + 1)?;
         Ok(values)
+    }
+}
+
+/// Values of a step's losses by part, in order; a map in the log.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct LossParts(pub Vec<(String, f64)>);
+
+impl LossParts {
+    /// The `count` largest parts, largest first.
+    pub fn largest(&self, count: usize) -> Vec<&(String, f64)> {
+        let mut parts: Vec<_> = self.0.iter().collect();
+        parts.sort_by(|a, b| b.1.total_cmp(&a.1));
+        parts.truncate(count);
+        parts
+    }
+}
+
+impl Serialize for LossParts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
 }

@@ -51,6 +51,7 @@ impl SemanticModel {
                 let head = UperNet::new(&mut parameters, &options, &levels, count, precision)?;
                 Head::UperNet(Box::new(head))
             }
+            HeadKind::Detector => return Err(Error::invalid("a detector is no semantic head")),
         };
         Ok(Self { levels, classes, parameters, norm, head, precision })
     }

@@ -6,9 +6,11 @@ pub mod detector;
 use crate::head::{LinearOptions, UperNetOptions};
 use crate::labels::ZeroLabel;
 use crate::loss::Average;
+use crate::objects::EmptyPictures;
 use crate::optimizer::AdamWOptions;
-use crate::schedule::Schedule;
+use crate::schedule::{Decay, Schedule};
 use crate::{Error, Precision, Result};
+use detector::DetectorRecipe;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -18,6 +20,9 @@ use std::path::Path;
 pub struct TrainRecipe {
     /// The head and what it reads.
     pub head: HeadRecipe,
+    /// Neck and heads of a detector; only with `head.kind = "detector"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detector: Option<DetectorRecipe>,
     /// Length and order of the run.
     pub train: TrainOptions,
     /// What label maps mean.
@@ -43,7 +48,7 @@ pub struct HeadRecipe {
     /// Levels it reads, by name; empty: all of the store.
     #[serde(default)]
     pub levels: Vec<String>,
-    /// A LayerNorm on every level before the head.
+    /// A LayerNorm on every level before a semantic head; a detector has its own switch.
     #[serde(default = "yes")]
     pub level_norm: bool,
     /// Options of the linear head; only with `kind = "linear"`.
@@ -62,6 +67,8 @@ pub enum HeadKind {
     Linear,
     /// UperNet.
     UperNet,
+    /// Boxes and masks: all that the recipe's `[detector]` says.
+    Detector,
 }
 
 /// Length and order of the run.
@@ -88,6 +95,13 @@ pub struct TrainOptions {
     /// Leaves out batches with fewer rows than `batch`.
     #[serde(default)]
     pub drop_last: bool,
+    /// Pictures without a label: no object and no crowd, or no label map.
+    #[serde(default = "keep")]
+    pub empty: EmptyPictures,
+    /// Pictures whose shorter side is below this, in pixels of the original, are left out (mmdetection:
+    /// 32).
+    #[serde(default)]
+    pub min_side: u32,
     /// Steps between lines of the log.
     #[serde(default = "log_every")]
     pub log_every: u64,
@@ -132,6 +146,10 @@ fn fp32() -> Precision {
     Precision::Fp32
 }
 
+fn keep() -> EmptyPictures {
+    EmptyPictures::Keep
+}
+
 fn log_every() -> u64 {
     50
 }
@@ -158,16 +176,24 @@ impl TrainRecipe {
 
     /// Checks what types cannot; the message names the key.
     pub fn check(&self) -> Result<(), String> {
-        let Self { head, train, optimizer, schedule, .. } = self;
+        let Self { head, detector, train, optimizer, schedule, .. } = self;
         let must = |holds: bool, key: &str, found: String, expected: &str| {
             if holds { Ok(()) } else { Err(format!("{key} is {found}, expected {expected}")) }
         };
-        let other = match head.kind {
-            HeadKind::Linear => head.upernet.is_some().then_some("head.upernet"),
-            HeadKind::UperNet => head.linear.is_some().then_some("head.linear"),
-        };
-        if let Some(table) = other {
-            return Err(format!("{table} is given, but head.kind is another head"));
+        for (table, given, kind) in [
+            ("head.linear", head.linear.is_some(), HeadKind::Linear),
+            ("head.upernet", head.upernet.is_some(), HeadKind::UperNet),
+            ("detector", detector.is_some(), HeadKind::Detector),
+        ] {
+            if given && head.kind != kind {
+                return Err(format!("{table} is given, but head.kind is another head"));
+            }
+        }
+        if head.kind == HeadKind::Detector && !head.level_norm {
+            return Err("head.level_norm is false, but a detector's switch is detector.level_norm".into());
+        }
+        if let Some(detector) = detector {
+            detector.check().map_err(|what| format!("detector.{what}"))?;
         }
         let share = |p: f64| (0.0..1.0).contains(&p);
         if let Some(linear) = &head.linear {
@@ -204,16 +230,60 @@ impl TrainRecipe {
         must(share(beta2), "optimizer.beta2", beta2.to_string(), "0 to below 1")?;
         must(positive(epsilon), "optimizer.epsilon", epsilon.to_string(), "above 0")?;
         must(not_negative(clip_norm), "optimizer.clip_norm", clip_norm.to_string(), "0 or more")?;
-        let Schedule { power, min_lr, warmup_ratio, .. } = *schedule;
-        must(not_negative(power), "schedule.power", power.to_string(), "0 or more")?;
+        let Schedule { decay, power, min_lr, step_epochs, step_shares, step_factor, warmup_ratio, .. } =
+            schedule;
+        must(not_negative(*power), "schedule.power", power.to_string(), "0 or more")?;
         must(
-            not_negative(min_lr) && min_lr <= lr,
+            not_negative(*min_lr) && *min_lr <= lr,
             "schedule.min_lr",
             min_lr.to_string(),
             "0 to optimizer.lr",
         )?;
-        let ratio = (0.0..=1.0).contains(&warmup_ratio);
+        let fits = (0.0..=1.0).contains(step_factor);
+        must(fits, "schedule.step_factor", step_factor.to_string(), "0 to 1")?;
+        let milestones = [
+            ("schedule.step_epochs", format!("{step_epochs:?}"), step_epochs.is_empty()),
+            ("schedule.step_shares", format!("{step_shares:?}"), step_shares.is_empty()),
+        ];
+        for (key, found, is_empty) in &milestones {
+            must(*is_empty || *decay == Decay::Step, key, found.clone(), "none without decay = \"step\"")?;
+        }
+        if *decay == Decay::Step && step_epochs.is_empty() == step_shares.is_empty() {
+            return Err("exactly one of schedule.step_epochs and schedule.step_shares is expected".into());
+        }
+        let [(epochs_key, epochs_found, _), (shares_key, shares_found, _)] = milestones;
+        let last = train.epochs.unwrap_or(u64::MAX);
+        let fit = step_epochs.is_sorted() && step_epochs.iter().all(|&epoch| epoch < last);
+        must(fit, epochs_key, epochs_found, "rising numbers below train.epochs")?;
+        let fit = step_shares.is_sorted() && step_shares.iter().all(|&s| share(s));
+        must(fit, shares_key, shares_found, "rising shares of the run, 0 to below 1")?;
+        let ratio = (0.0..=1.0).contains(warmup_ratio);
         must(ratio, "schedule.warmup_ratio", warmup_ratio.to_string(), "0 to 1")
+    }
+
+    /// Neck and heads of a detector: the recipe's, or the defaults.
+    pub fn detector(&self) -> DetectorRecipe {
+        self.detector.clone().unwrap_or_default()
+    }
+
+    /// The key of `train` by which this recipe visits other rows than another, or in another order, with
+    /// both values; `None` where the two can be trained on one pass over a store.
+    pub fn order_difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
+        let keys = |train: &TrainOptions| {
+            let number = |value: Option<u64>| value.map_or("not given".to_owned(), |v| v.to_string());
+            [
+                ("train.epochs", number(train.epochs)),
+                ("train.steps", number(train.steps)),
+                ("train.batch", train.batch.to_string()),
+                ("train.seed", train.seed.to_string()),
+                ("train.views", format!("{:?}", train.views)),
+                ("train.drop_last", train.drop_last.to_string()),
+                ("train.empty", format!("{:?}", train.empty).to_lowercase()),
+                ("train.min_side", train.min_side.to_string()),
+            ]
+        };
+        let pairs = keys(&self.train).into_iter().zip(keys(&other.train));
+        pairs.filter(|(ours, theirs)| ours != theirs).map(|((key, a), (_, b))| (key, a, b)).next()
     }
 
     /// Steps of the run, given the batches of each epoch.

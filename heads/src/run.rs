@@ -2,9 +2,10 @@
 //! train.
 
 use crate::checkpoint::Checkpoint;
+use crate::detector::Detector;
 use crate::identity::RunIdentity;
-use crate::labels::LabelRule;
 use crate::model::SemanticModel;
+use crate::task::TaskModel;
 use crate::{Error, Result};
 use featcache_store::{Category, Store};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use tch::Device;
 #[derive(Debug)]
 pub struct Run {
     /// The model with the checkpoint's values.
-    pub model: SemanticModel,
+    pub model: TaskModel,
     /// What it was made from.
     pub identity: RunIdentity,
     /// Steps trained.
@@ -39,14 +40,47 @@ impl Run {
             .iter()
             .map(|category| Category { id: category.id, name: category.name.clone(), supercategory: None })
             .collect();
-        let rule = LabelRule::new(&categories, identity.recipe.labels.zero).map_err(corrupt)?;
-        let options = &identity.recipe.train;
         let levels = identity.levels.clone();
-        let head = &identity.recipe.head;
-        let names = rule.names().to_vec();
-        let model = SemanticModel::new(head, options.precision, levels, names, options.seed, device)?;
+        let model = match TaskModel::new(&identity.recipe, levels, &categories, device) {
+            Err(Error::Invalid { what }) => return Err(corrupt(what)),
+            model => model?,
+        };
         model.parameters().load(values).map_err(|e| corrupt(e.to_string()))?;
         Ok(Self { model, identity, step: state.step, folder: folder.to_owned() })
+    }
+
+    /// The semantic head.
+    ///
+    /// # Errors
+    /// The run is of another task.
+    pub fn semantic(&self) -> Result<&SemanticModel> {
+        match &self.model {
+            TaskModel::Segmentation(model) => Ok(model),
+            TaskModel::Detection(_) => Err(self.other_task("a detector", "label maps")),
+        }
+    }
+
+    /// The detector.
+    ///
+    /// # Errors
+    /// The run is of another task.
+    pub fn detector(&self) -> Result<&Detector> {
+        match &self.model {
+            TaskModel::Detection(model) => Ok(model),
+            TaskModel::Segmentation(_) => Err(self.other_task("a semantic head", "objects")),
+        }
+    }
+
+    fn other_task(&self, found: &str, expected: &str) -> Error {
+        Error::invalid(format!(
+            "{}: the run is of {found}, expected one of {expected}",
+            self.folder.display()
+        ))
+    }
+
+    /// Names of the categories, in the order of the store's list.
+    pub fn categories(&self) -> impl Iterator<Item = &str> {
+        self.identity.categories.iter().map(|category| category.name.as_str())
     }
 
     /// Refuses a store of another fingerprint, dataset, category list or set of levels, naming the

@@ -2,7 +2,7 @@
 
 use crate::order::OrderRow;
 use crate::{Error, Result};
-use featcache_store::{Status, Store};
+use featcache_store::{SampleRow, Status, Store};
 use std::collections::BTreeMap;
 
 /// Rows of a split, by sample.
@@ -51,19 +51,50 @@ impl Selection {
                 format!("split {split:?} has no features: {failed} rows failed, {missing} are missing");
             return Err(Error::invalid(text));
         }
-        let mut hasher = blake3::Hasher::new();
-        for row in samples.values().flatten() {
-            let row = store.row(row.row)?;
-            for text in [&*row.split, &row.key.0, &*row.view] {
-                // Lengths keep `a`, `bc` and `ab`, `c` apart.
-                hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
-            }
-            hasher.update(&row.id.0.to_le_bytes());
-        }
-        let blake3 = hasher.finalize().to_hex().to_string();
-        let samples = samples.into_values().collect();
+        let samples: Vec<_> = samples.into_values().collect();
+        let blake3 = hash(store, &samples)?;
         Ok(Self { split: split.to_owned(), samples, failed, missing, blake3 })
     }
+
+    /// Leaves out the samples whose row `keep` refuses; it is asked about one row of each, the first of
+    /// its views.
+    ///
+    /// # Errors
+    /// The first that `keep` fails with; no sample is left.
+    pub fn retain(&mut self, store: &Store, keep: impl Fn(&SampleRow) -> Result<bool>) -> Result<()> {
+        let listed = self.samples.len();
+        let mut kept = Vec::with_capacity(listed);
+        for views in std::mem::take(&mut self.samples) {
+            if let Some(first) = views.first()
+                && keep(store.row(first.row)?)?
+            {
+                kept.push(views);
+            }
+        }
+        if kept.is_empty() {
+            let text = format!("split {:?}: none of its {listed} samples is kept", self.split);
+            return Err(Error::invalid(text));
+        }
+        if kept.len() < listed {
+            self.blake3 = hash(store, &kept)?;
+        }
+        self.samples = kept;
+        Ok(())
+    }
+}
+
+/// BLAKE3 of split, key, view and number of rows, in order.
+fn hash(store: &Store, samples: &[Vec<OrderRow>]) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    for row in samples.iter().flatten() {
+        let row = store.row(row.row)?;
+        for text in [&*row.split, &row.key.0, &*row.view] {
+            // Lengths keep `a`, `bc` and `ab`, `c` apart.
+            hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        }
+        hasher.update(&row.id.0.to_le_bytes());
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// The split to read: the one asked for, else the only one, else the one whose name starts with

@@ -1,8 +1,9 @@
 //! From a batch's bytes to tensors and from tensors to bytes: the one place where memory crosses into
 //! torch. Must not keep either side's memory.
 
+use crate::labels::{IGNORE, Target};
 use crate::{Error, Result};
-use featcache_store::DType;
+use featcache_store::{DType, Size};
 use tch::{Device, Kind, Tensor};
 
 /// A level of a batch, `[n, h, w, c]` little-endian bytes, as a map `[n, c, h, w]` in channels_last
@@ -23,6 +24,29 @@ pub fn feature_map(
     let shape = shape.map(|side| side as i64);
     let cells = copied(bytes, &shape, torch_kind(dtype), kind, device)?; // [n, h, w, c]
     Ok(cells.f_permute([0, 3, 1, 2])?) // [n, c, h, w]
+}
+
+/// Targets of one batch as `[n, H, W]` int64; rows without one are all ignored.
+///
+/// # Errors
+/// A target of another size.
+pub fn label_tensor(targets: &[Option<&Target>], size: Size, device: Device) -> Result<Tensor> {
+    let Size { height, width } = size;
+    let pixels = height as usize * width as usize;
+    let mut classes = Vec::with_capacity(pixels * targets.len());
+    for target in targets {
+        match target {
+            Some(target) if target.size == size => classes.extend_from_slice(&target.classes),
+            Some(target) => {
+                let found = target.size;
+                return Err(Error::invalid(format!("a target is {found}, its batch {size}")));
+            }
+            None => classes.resize(classes.len() + pixels, IGNORE),
+        }
+    }
+    let shape = [targets.len() as i64, i64::from(height), i64::from(width)];
+    let target = Tensor::f_from_slice(&classes)?.f_reshape(shape)?;
+    Ok(target.f_to_device(device)?.f_to_kind(Kind::Int64)?) // [n, H, W]
 }
 
 /// Torch's name of a store's element type.

@@ -1,30 +1,24 @@
-//! The training loop: batches from a store, gradients of a head, checkpoints. It holds no backbone and
-//! says so. A run is resumed by calling it again: on the CPU the resumed run equals an undisturbed one
-//! to the last bit.
+//! The training loop: batches from a store, one or several heads that learn from them, checkpoints. It
+//! holds no backbone and says so. A run is resumed by calling it again: on the CPU the resumed run equals
+//! an undisturbed one to the last bit.
 
-use crate::checkpoint::{
-    CHECKPOINT_FORMAT, Checkpoint, CheckpointState, LOG_FILE, RECIPE_FILE, replace, write_checkpoint,
-};
-use crate::features::RunFeatures;
+use crate::checkpoint::RECIPE_FILE;
 use crate::identity::RunIdentity;
-use crate::loader::{Loader, LoaderOptions, Shared, Span};
-use crate::log::Log;
-use crate::loss::cross_entropy;
-use crate::model::SemanticModel;
-use crate::optimizer::AdamW;
-use crate::order::{Order, OrderOptions, Position};
+use crate::loader::{LoadedBatch, LoaderOptions, Shared, Span};
+use crate::losses::LossParts;
+use crate::objects::{EmptyPictures, LeftOut};
+use crate::order::{Order, OrderOptions};
 use crate::recipe::TrainRecipe;
-use crate::seed::Seed;
 use crate::selection::{Selection, choose_split};
-use crate::truth::Truth;
-use crate::{Error, Phase, Result};
-use featcache_store::{LevelSpec, Store};
+use crate::task::{TaskTarget, TaskTruth, TruthOptions};
+use crate::trainee::{Attendance, Lesson, Trainee};
+use crate::{Error, Result};
+use featcache_store::{LevelSpec, RowId, Store};
 use serde::Serialize;
-use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-use tch::Device;
+use std::time::Instant;
+use tch::{Device, Kind, Tensor};
 
 /// What a training run may be told besides its recipe: nothing that changes its result.
 pub struct TrainSettings<'a> {
@@ -47,6 +41,15 @@ impl Default for TrainSettings<'_> {
     }
 }
 
+/// A head to train: what, and into which folder.
+#[derive(Debug, Clone, Copy)]
+pub struct TrainJob<'a> {
+    /// The recipe.
+    pub recipe: &'a TrainRecipe,
+    /// The run's folder, which is created or gone on with.
+    pub folder: &'a Path,
+}
+
 /// One line of the log.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TrainProgress {
@@ -56,10 +59,10 @@ pub struct TrainProgress {
     pub steps: u64,
     /// Number of the epoch, from 0.
     pub epoch: u64,
-    /// Loss of this step, auxiliary loss included.
+    /// Loss of this step: the sum of its parts.
     pub loss: f64,
-    /// Loss of this step's main head.
-    pub main_loss: f64,
+    /// Its parts by name.
+    pub losses: LossParts,
     /// Global norm of this step's gradients before clipping.
     pub gradient_norm: f64,
     /// Learning rate of this step.
@@ -72,22 +75,12 @@ pub struct TrainProgress {
     pub data_wait: f64,
     /// Features read in that time, in GB/s.
     pub read_gb_per_second: f64,
+    /// Which of the heads that train together, from 0; every log is of one.
+    #[serde(skip)]
+    pub head: usize,
 }
 
-/// The first line of every start of a run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct StartLine<'a> {
-    event: &'a str,
-    step: u64,
-    steps: u64,
-    samples: usize,
-    failed_rows: u64,
-    missing_rows: u64,
-    backbone_parameters: u64,
-    tunable_parameters: u64,
-}
-
-/// What a call of [`train`] did.
+/// What a call of [`train`] did to one head.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TrainSummary {
     /// Steps done in all.
@@ -106,8 +99,12 @@ pub struct TrainSummary {
     pub failed_rows: u64,
     /// Rows left out because the store is not complete.
     pub missing_rows: u64,
-    /// Rows visited by this call whose sample has no label map: they teach nothing.
+    /// Samples left out by `train.empty` and `train.min_side`.
+    pub dropped_samples: u64,
+    /// Rows visited by this call whose sample has no label: no label map, no object.
     pub unlabelled_rows: u64,
+    /// Annotations left out of the rows that were read, once for every visit.
+    pub left_out: LeftOut,
     /// Parameters of a backbone in this process's model: none.
     pub backbone_parameters: u64,
     /// Parameters trained.
@@ -134,152 +131,108 @@ pub(crate) fn chosen_levels(store: &Store, names: &[String]) -> Result<Vec<Level
 /// Trains the recipe's head on a store, in the run folder `folder`, which is created or gone on with.
 ///
 /// # Errors
-/// A folder with a run of another store, category list or recipe ([`Error::RunMismatch`] names the
-/// field); a loss or gradient that is not a number ([`Error::NotFinite`]; the last checkpoint stays);
-/// unreadable features or labels.
+/// As [`train_together`].
 pub fn train(
     store: &Store,
     recipe: &TrainRecipe,
     folder: &Path,
     settings: &TrainSettings<'_>,
 ) -> Result<TrainSummary> {
-    recipe.check().map_err(|what| Error::Recipe { path: folder.join(RECIPE_FILE), what })?;
+    let mut summaries = train_together(store, &[TrainJob { recipe, folder }], settings)?;
+    summaries.pop().ok_or_else(|| Error::invalid("nothing to train"))
+}
+
+/// Trains several heads on one pass over a store: each batch is read once and all learn from it. Every
+/// head is what it would have become alone. Heads that stand at different steps go on together from the
+/// earliest: the others wait until it is their turn.
+///
+/// # Errors
+/// Recipes that differ in what decides the order of rows; a folder with a run of another store, category
+/// list or recipe ([`Error::RunMismatch`] names the field); a loss or gradient that is not a number
+/// ([`Error::NotFinite`]; the last checkpoints stay); unreadable features or labels.
+pub fn train_together(
+    store: &Store,
+    jobs: &[TrainJob<'_>],
+    settings: &TrainSettings<'_>,
+) -> Result<Vec<TrainSummary>> {
+    for job in jobs {
+        job.recipe.check().map_err(|what| Error::Recipe { path: job.folder.join(RECIPE_FILE), what })?;
+    }
+    let options = &one_order(jobs)?.train;
+    let truths = Truths::new(store, jobs)?;
     let split = choose_split(store, settings.split.as_deref(), "train")?;
-    let selection = Selection::new(store, &split, &recipe.train.views)?;
-    let truth = Truth::new(store, recipe.labels.zero)?;
-    let levels = chosen_levels(store, &recipe.head.levels)?;
-    let samples = selection.blake3.clone();
-    let run = RunIdentity { samples, ..RunIdentity::new(store, split, levels.clone(), recipe.clone()) };
-    truth.check(&selection)?;
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
-    let _lock = lock(folder)?;
-    let latest = Checkpoint::latest(folder);
-    let resumed = match Checkpoint::read(&latest) {
-        Ok(checkpoint) => Some(checkpoint),
-        Err(Error::NotFound { .. }) => None,
-        Err(error) => return Err(error),
+    let mut selection = Selection::new(store, &split, &options.views)?;
+    let listed = selection.samples.len();
+    truths.check(&selection)?;
+    selection.retain(store, |row| {
+        let side = row.source_size.map_or(0, |size| size.width.min(size.height));
+        Ok(side >= options.min_side
+            && (options.empty == EmptyPictures::Keep || truths.is_labelled(row.id)?))
+    })?;
+    let mut trainees = jobs
+        .iter()
+        .map(|job| {
+            let levels = chosen_levels(store, &job.recipe.head.levels)?;
+            let run = RunIdentity {
+                samples: selection.blake3.clone(),
+                ..RunIdentity::new(store, split.clone(), levels, job.recipe.clone())
+            };
+            Trainee::open(store, run, job.folder, settings.device)
+        })
+        .collect::<Result<Vec<_>>>()?;
+
+    let Selection { samples, failed, missing, .. } = selection;
+    let attendance = Attendance { samples: samples.len(), failed_rows: failed, missing_rows: missing };
+    let order = OrderOptions {
+        seed: options.seed,
+        batch: options.batch,
+        shuffle: true,
+        drop_last: options.drop_last,
     };
-    if let Some(checkpoint) = &resumed {
-        checkpoint.state.run.check_resume(&run, folder)?;
-    }
-    // Without a checkpoint whatever lies there is of an attempt that came to nothing.
-    if resumed.is_none() || RunFeatures::read(folder, &run.fingerprint).is_err() {
-        RunFeatures::of(store).write(folder)?;
-    }
-    let text = recipe.to_toml()?;
-    replace(&folder.join(RECIPE_FILE), |path| std::fs::write(path, &text).map_err(Error::io(path)))?;
-
-    let options = &recipe.train;
-    let classes = truth.rule().names().to_vec();
-    let (precision, seed, device) = (options.precision, options.seed, settings.device);
-    let model = SemanticModel::new(&recipe.head, precision, levels, classes, seed, device)?;
-    let mut optimizer = AdamW::new(model.parameters(), recipe.optimizer)?;
-    let (mut step, mut position) = (0, Position::default());
-    if let Some(Checkpoint { state, model: values, optimizer: moments }) = resumed {
-        let corrupt = |e: Error| Error::corrupt(&latest, e.to_string());
-        model.parameters().load(values).map_err(corrupt)?;
-        optimizer.restore(moments, state.step).map_err(corrupt)?;
-        (step, position) = (state.step, state.position);
-    }
-    let resumed_at = step;
-
-    let (samples, failed_rows, missing_rows) = (selection.samples.len(), selection.failed, selection.missing);
-    let order = OrderOptions { seed, batch: options.batch, shuffle: true, drop_last: options.drop_last };
-    let order = Order::new(selection.samples, order);
-    let steps = recipe.steps(|epoch| order.epoch(epoch).len());
+    let order = Order::new(samples, order);
+    let steps = jobs.first().map_or(0, |job| job.recipe.steps(|epoch| order.epoch(epoch).len()));
     if order.epoch(0).is_empty() {
         return Err(Error::invalid(
             "no bucket has train.batch rows, and train.drop_last leaves out the rest",
         ));
     }
-    let tunable_parameters = model.parameters().tunable_count();
-    log::info!("0 backbone parameters, {tunable_parameters} tunable parameters");
-    let mut log = Log::open(&folder.join(LOG_FILE), step)?;
-    log.line(&StartLine {
-        event: "start",
-        step,
-        steps,
-        samples,
-        failed_rows,
-        missing_rows,
-        backbone_parameters: 0,
-        tunable_parameters,
-    })?;
-    let save = |step, position, optimizer: &AdamW| {
-        let state = CheckpointState { format: CHECKPOINT_FORMAT, run: run.clone(), step, position };
-        let entries = model.parameters().entries().iter();
-        let values = entries.map(|entry| (entry.name.clone(), &entry.tensor));
-        write_checkpoint(&latest, &state, values, optimizer.state().into_iter())
-    };
+    for trainee in &mut trainees {
+        trainee.start(steps, attendance)?;
+    }
 
-    let read_target = |row| truth.placed(row);
+    let earliest = trainees.iter().map(|trainee| (trainee.step, trainee.position)).min_by_key(|at| at.0);
+    let (mut step, position) = earliest.unwrap_or_default();
+    let levels = LevelUnion::new(store, &trainees);
+    let read_target = |row| truths.targets(row);
     let span = Span { start: position, batches: steps.saturating_sub(step) };
     let loader = settings.loader.clone();
-    let shared = Shared::new(store, &order, span, model.levels(), &read_target, loader)?;
+    let shared = Shared::new(store, &order, span, &levels.specs, &read_target, loader)?;
     let begin = Instant::now();
-    let mut loss = None;
     let mut stopped = false;
-    let mut unlabelled_rows = 0;
     let (waited, read_bytes) = std::thread::scope(|scope| -> Result<_> {
         let mut loader = shared.start(scope);
-        let mut meter = Meter::new(step);
-        while let Some(batch) = loader.next_batch()? {
-            let maps = batch.maps(model.map_kind(), device)?;
-            let target = batch.target(device)?;
-            let rows = batch.rows.clone();
-            unlabelled_rows += batch.targets.iter().filter(|target| target.is_none()).count() as u64;
+        while let Some(mut batch) = loader.next_batch()? {
+            let maps = levels.maps(&batch, settings.device)?;
+            let (rows, targets) = (batch.rows.clone(), std::mem::take(&mut batch.targets));
             let (next, ends_epoch) = (batch.next, batch.ends_epoch);
             loader.recycle(batch);
-
-            // All that is random in a step derives from its number.
-            let noise = Seed(seed).named("noise").derive(step);
-            let logits = model.forward(&maps, Phase::Train(noise))?;
-            let main = cross_entropy(&logits.main, &target, recipe.loss.average)?;
-            let total = match &logits.auxiliary {
-                Some((logits, weight)) => {
-                    let auxiliary = cross_entropy(logits, &target, recipe.loss.average)?;
-                    main.f_add(&auxiliary.f_mul_scalar(*weight)?)?
-                }
-                None => main.shallow_clone(),
-            };
-            let (value, main_loss) = (total.f_double_value(&[])?, main.f_double_value(&[])?);
-            finite("loss", value, step, &rows.rows)?;
-            let (gradients, gradient_norm) = optimizer.gradients(&total)?;
-            finite("gradient norm", gradient_norm, step, &rows.rows)?;
-            let lr = recipe.schedule.rate(recipe.optimizer.lr, step, steps);
-            optimizer.step(&gradients, gradient_norm, lr)?;
-            step += 1;
-            loss = Some(value);
-            meter.rows += rows.rows.len() as u64;
-
-            if step % options.log_every == 0 || step == steps {
-                let rates = meter.lap(step, &loader);
-                let line = TrainProgress {
-                    step,
-                    steps,
-                    epoch: next.epoch,
-                    loss: value,
-                    main_loss,
-                    gradient_norm,
-                    lr,
-                    steps_per_second: rates.steps,
-                    rows_per_second: rates.rows,
-                    data_wait: rates.waited,
-                    read_gb_per_second: rates.gigabytes,
-                };
-                log.line(&line)?;
-                if let Some(progress) = settings.progress {
-                    progress(&line);
+            let names = row_names(store, &rows.rows)?;
+            for (head, trainee) in trainees.iter_mut().enumerate().filter(|(_, t)| t.step == step) {
+                let targets: Vec<&TaskTarget> =
+                    targets.iter().filter_map(|of_row| of_row.get(truths.of_job[head])).collect();
+                let maps = levels.of(head, &maps);
+                let lesson =
+                    Lesson { maps: &maps, targets: &targets, size: rows.size, rows: &names, next, steps };
+                if let (Some(line), Some(progress)) = (trainee.learn(&lesson, &loader)?, settings.progress) {
+                    progress(&TrainProgress { head, ..line });
                 }
             }
-            position = next;
+            step += 1;
             stopped = settings.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) && step < steps;
-            let due = match options.checkpoint_every {
-                0 => ends_epoch,
-                every => step % every == 0,
-            };
-            if due || stopped || step == steps {
-                save(step, position, &optimizer)?;
+            for trainee in trainees.iter().filter(|trainee| trainee.step == step) {
+                if trainee.checkpoint_due(ends_epoch) || stopped || step == steps {
+                    trainee.save()?;
+                }
             }
             if stopped {
                 break;
@@ -288,76 +241,140 @@ pub fn train(
         Ok((loader.waited(), loader.bytes()))
     })?;
     let seconds = begin.elapsed().as_secs_f64();
-    Ok(TrainSummary {
-        step,
+    let summary = |(head, trainee): (usize, &Trainee)| TrainSummary {
+        step: trainee.step,
         steps,
-        resumed_at,
-        stopped,
-        loss,
-        samples: samples as u64,
-        failed_rows,
-        missing_rows,
-        unlabelled_rows,
+        resumed_at: trainee.resumed_at,
+        stopped: stopped && trainee.step < steps,
+        loss: trainee.loss,
+        samples: attendance.samples as u64,
+        failed_rows: failed,
+        missing_rows: missing,
+        dropped_samples: (listed - attendance.samples) as u64,
+        unlabelled_rows: trainee.unlabelled_rows,
+        left_out: truths.left_out(head),
         backbone_parameters: 0,
-        tunable_parameters,
+        tunable_parameters: trainee.model.parameters().tunable_count(),
         seconds,
         data_wait: if seconds > 0.0 { waited.as_secs_f64() / seconds } else { 0.0 },
         read_bytes,
-    })
+    };
+    Ok(trainees.iter().enumerate().map(summary).collect())
 }
 
-/// Holds the run folder until the handle is dropped, so that two processes never train into one.
-/// File systems without locks let both through.
-fn lock(folder: &Path) -> Result<File> {
-    let handle = File::open(folder).map_err(Error::io(folder))?;
-    match handle.try_lock() {
-        Err(TryLockError::WouldBlock) => {
-            Err(Error::invalid(format!("{}: another process trains in this folder", folder.display())))
+/// The recipe that decides the order of rows for all.
+fn one_order<'a>(jobs: &[TrainJob<'a>]) -> Result<&'a TrainRecipe> {
+    let [first, others @ ..] = jobs else { return Err(Error::invalid("nothing to train")) };
+    for (i, job) in jobs.iter().enumerate() {
+        if jobs[..i].iter().any(|earlier| earlier.folder == job.folder) {
+            let folder = job.folder.display();
+            return Err(Error::invalid(format!("{folder}: two heads cannot train into one folder")));
         }
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(handle),
+    }
+    for job in others {
+        if let Some((key, ours, theirs)) = first.recipe.order_difference(job.recipe) {
+            let text = format!(
+                "one pass over the store cannot train {} and {}: {key} is {ours} and {theirs}",
+                first.folder.display(),
+                job.folder.display()
+            );
+            return Err(Error::invalid(text));
+        }
+    }
+    Ok(first.recipe)
+}
+
+/// The truths that the heads learn from, each opened once.
+struct Truths<'a> {
+    distinct: Vec<TaskTruth<'a>>,
+    /// Which of them is whose.
+    of_job: Vec<usize>,
+}
+
+impl<'a> Truths<'a> {
+    fn new(store: &'a Store, jobs: &[TrainJob<'_>]) -> Result<Self> {
+        let mut options: Vec<TruthOptions> = Vec::new();
+        let mut of_job = Vec::new();
+        for job in jobs {
+            let wanted = TruthOptions::of(job.recipe);
+            of_job.push(options.iter().position(|known| *known == wanted).unwrap_or(options.len()));
+            if !options.contains(&wanted) {
+                options.push(wanted);
+            }
+        }
+        let distinct = options.iter().map(|options| options.open(store)).collect::<Result<_>>()?;
+        Ok(Self { distinct, of_job })
+    }
+
+    fn check(&self, selection: &Selection) -> Result<()> {
+        self.distinct.iter().try_for_each(|truth| truth.check(selection))
+    }
+
+    /// Whether any head learns from the row.
+    fn is_labelled(&self, row: RowId) -> Result<bool> {
+        for truth in &self.distinct {
+            if truth.is_labelled(row)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A row's target of every truth.
+    fn targets(&self, row: RowId) -> Result<Vec<TaskTarget>> {
+        self.distinct.iter().map(|truth| truth.target(row)).collect()
+    }
+
+    fn left_out(&self, job: usize) -> LeftOut {
+        match &self.distinct[self.of_job[job]] {
+            TaskTruth::Objects(truth) => truth.left_out(),
+            TaskTruth::Labels(_) => LeftOut::default(),
+        }
     }
 }
 
-/// Refuses a value that is not a number, naming the step and its rows.
-fn finite(what: &str, value: f64, step: u64, rows: &[featcache_store::RowId]) -> Result<()> {
-    if value.is_finite() {
-        return Ok(());
-    }
-    let rows: Vec<_> = rows.iter().map(ToString::to_string).collect();
-    Err(Error::NotFinite { what: what.to_owned(), step, rows: rows.join(", ") })
+/// The levels that any head reads, and which of them is whose.
+struct LevelUnion {
+    /// Finest first.
+    specs: Vec<LevelSpec>,
+    /// Positions of a head's levels in `specs`, and the type that it wants its maps in.
+    of_head: Vec<(Vec<usize>, Kind)>,
 }
 
-/// Rates between two lines of the log.
-struct Meter {
-    at: Instant,
-    step: u64,
-    rows: u64,
-    waited: Duration,
-    bytes: u64,
-}
-
-struct Rates {
-    steps: f64,
-    rows: f64,
-    waited: f64,
-    gigabytes: f64,
-}
-
-impl Meter {
-    fn new(step: u64) -> Self {
-        Self { at: Instant::now(), step, rows: 0, waited: Duration::ZERO, bytes: 0 }
-    }
-
-    fn lap(&mut self, step: u64, loader: &Loader<'_>) -> Rates {
-        let seconds = self.at.elapsed().as_secs_f64().max(1e-9);
-        let rates = Rates {
-            steps: (step - self.step) as f64 / seconds,
-            rows: self.rows as f64 / seconds,
-            waited: (loader.waited() - self.waited).as_secs_f64() / seconds,
-            gigabytes: (loader.bytes() - self.bytes) as f64 / 1e9 / seconds,
+impl LevelUnion {
+    fn new(store: &Store, trainees: &[Trainee]) -> Self {
+        let read = |level: &&LevelSpec| trainees.iter().any(|t| t.model.levels().contains(level));
+        let specs: Vec<LevelSpec> = store.recipe().levels.iter().filter(read).cloned().collect();
+        let positions = |trainee: &Trainee| {
+            let levels = trainee.model.levels().iter();
+            let positions = levels.filter_map(|level| specs.iter().position(|known| known == level));
+            (positions.collect(), trainee.model.map_kind())
         };
-        let (waited, bytes) = (loader.waited(), loader.bytes());
-        *self = Self { at: Instant::now(), step, rows: 0, waited, bytes };
-        rates
+        let of_head = trainees.iter().map(positions).collect();
+        Self { specs, of_head }
     }
+
+    /// The batch's maps, once in every type that a head wants.
+    fn maps<T: Send>(&self, batch: &LoadedBatch<T>, device: Device) -> Result<Vec<(Kind, Vec<Tensor>)>> {
+        let mut maps: Vec<(Kind, Vec<Tensor>)> = Vec::new();
+        for (_, kind) in &self.of_head {
+            if !maps.iter().any(|(known, _)| known == kind) {
+                maps.push((*kind, batch.maps(*kind, device)?));
+            }
+        }
+        Ok(maps)
+    }
+
+    /// A head's own maps among those of [`LevelUnion::maps`].
+    fn of(&self, head: usize, maps: &[(Kind, Vec<Tensor>)]) -> Vec<Tensor> {
+        let (positions, kind) = &self.of_head[head];
+        let all = maps.iter().find(|(known, _)| known == kind).map_or(&[][..], |(_, maps)| maps);
+        positions.iter().filter_map(|&position| all.get(position)).map(Tensor::shallow_clone).collect()
+    }
+}
+
+/// Keys and views of rows, for errors.
+fn row_names(store: &Store, rows: &[RowId]) -> Result<String> {
+    let name = |&id: &RowId| store.row(id).map(|row| format!("{} {}", row.key, row.view));
+    Ok(rows.iter().map(name).collect::<featcache_store::Result<Vec<_>>>()?.join(", "))
 }

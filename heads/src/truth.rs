@@ -34,9 +34,11 @@ impl<'a> Truth<'a> {
     pub fn check(&self, selection: &Selection) -> Result<()> {
         for views in &selection.samples {
             for view in views.iter().take(1) {
-                match self.store.annotations(view.row)?.first().map(|annotation| &annotation.label) {
+                if self.is_labelled(view.row)? {
+                    return Ok(());
+                }
+                match self.store.annotations(view.row)?.first() {
                     None => {}
-                    Some(Label::LabelMap { .. }) => return Ok(()),
                     Some(_) => {
                         let split = &selection.split;
                         let text =
@@ -47,6 +49,12 @@ impl<'a> Truth<'a> {
             }
         }
         Err(Error::invalid(format!("no sample of split {:?} has a label map", selection.split)))
+    }
+
+    /// Whether the row's sample has a label map.
+    pub fn is_labelled(&self, row: RowId) -> Result<bool> {
+        let annotations = self.store.annotations(row)?;
+        Ok(annotations.iter().any(|annotation| matches!(annotation.label, Label::LabelMap { .. })))
     }
 
     /// A row's truth in original coordinates; `None` where the sample has no label map.

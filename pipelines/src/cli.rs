@@ -22,6 +22,9 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Least score of detections that are drawn, by default.
+pub const DEFAULT_DRAWN_SCORE: f64 = 0.3;
+
 /// Most MiB that a flag may ask for: an exabyte.
 const MOST_MIB: u64 = 1 << 40;
 
@@ -317,6 +320,12 @@ pub struct InspectArgs {
     /// Split of the sample, where its key is in several.
     #[arg(long)]
     pub split: Option<String>,
+    /// Write the sample's labels over its picture, one file a view, into this folder.
+    #[arg(long, value_name = "DIR", requires = "sample")]
+    pub truth: Option<PathBuf>,
+    /// Root folder of the dataset: labels are drawn on its pictures, without it on PCA pictures.
+    #[arg(long, value_name = "DIR", requires = "truth")]
+    pub root: Option<PathBuf>,
     /// Write PCA pictures of the sample's levels into this folder.
     #[arg(long, value_name = "DIR", requires = "sample")]
     pub pca: Option<PathBuf>,
@@ -333,12 +342,13 @@ pub struct InspectArgs {
 pub struct TrainArgs {
     /// The store to train from.
     pub store: PathBuf,
-    /// Head, optimiser and schedule.
-    #[arg(long, value_name = "FILE")]
-    pub recipe: PathBuf,
+    /// Head, optimiser and schedule. Given several times, each with its own --out, the heads train on one
+    /// pass over the store.
+    #[arg(long, value_name = "FILE", required = true)]
+    pub recipe: Vec<PathBuf>,
     /// Folder of the run; an existing run goes on.
-    #[arg(long, value_name = "RUN")]
-    pub out: PathBuf,
+    #[arg(long, value_name = "RUN", required = true)]
+    pub out: Vec<PathBuf>,
     /// Train on this split (default: the only one, else the one whose name starts with train).
     #[arg(long, value_name = "SPLIT")]
     pub split: Option<String>,
@@ -363,6 +373,15 @@ pub struct EvalArgs {
     /// Score on this split (default: the only one, else the one whose name starts with val).
     #[arg(long, value_name = "SPLIT")]
     pub split: Option<String>,
+    /// Write a detector's results as COCO json: FILE.bbox.json and FILE.segm.json.
+    #[arg(long, value_name = "FILE")]
+    pub results: Option<PathBuf>,
+    /// Write curves of precision over recall and the best and worst detections as pictures.
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<PathBuf>,
+    /// Root folder of the dataset: the report draws on its pictures, without it on blank ones.
+    #[arg(long, value_name = "DIR", requires = "report")]
+    pub root: Option<PathBuf>,
     /// How the store is read.
     #[command(flatten)]
     pub loader: LoaderArgs,
@@ -385,9 +404,12 @@ pub struct PredictArgs {
     /// Where the weights come from.
     #[command(flatten)]
     pub weights: WeightArgs,
-    /// Folder for the overlays and label maps.
+    /// Folder for the overlays, and for label maps or a detector's results.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
+    /// Detections below this score are not drawn; the results hold all.
+    #[arg(long, default_value_t = DEFAULT_DRAWN_SCORE, value_name = "SCORE")]
+    pub score: f64,
     /// What the machine should use.
     #[command(flatten)]
     pub machine: MachineArgs,

@@ -11,6 +11,7 @@ pub mod config;
 pub mod dataset;
 pub mod doctor;
 pub mod exit;
+pub mod instance;
 pub mod interrupt;
 pub mod level;
 pub mod machine;

@@ -128,7 +128,7 @@ fn delivered(
     options: LoaderOptions,
 ) -> Vec<(Vec<RowId>, f64, Position)> {
     let levels = &store.recipe().levels;
-    let read_target = |_: RowId| Ok(None);
+    let read_target = |_: RowId| Ok(());
     let shared = Shared::new(store, order, span, levels, &read_target, options).unwrap();
     std::thread::scope(|scope| {
         let mut loader = shared.start(scope);
@@ -183,7 +183,7 @@ fn a_loader_that_is_dropped_early_ends_its_threads() {
     let order = Order::new(selection.samples, options(9, 4));
     let span = Span { start: Position::default(), batches: 1_000_000 };
     for bytes in [1, 1 << 30] {
-        let read_target = |_: RowId| Ok(None);
+        let read_target = |_: RowId| Ok(());
         let loader_options = LoaderOptions { threads: 3, bytes, ..LoaderOptions::default() };
         let levels = &store.recipe().levels;
         let shared = Shared::new(&store, &order, span, levels, &read_target, loader_options).unwrap();
@@ -204,7 +204,7 @@ fn a_failing_label_arrives_at_its_place_in_the_order() {
     let bad = epoch.batch(3).unwrap().rows[0];
     let read_target = move |row: RowId| match row == bad {
         true => Err(Error::invalid(format!("row {row} is bad"))),
-        false => Ok(None),
+        false => Ok(()),
     };
     let span = Span { start: Position::default(), batches: epoch.len() };
     let loader_options = LoaderOptions { threads: 4, ..LoaderOptions::default() };
@@ -231,7 +231,7 @@ fn memory_stays_within_the_budget_when_sizes_vary() {
     assert_eq!(large, 2 * small);
     let order = Order::new(selection.samples, options(9, 1));
     let span = Span { start: Position::default(), batches: 60 };
-    let read_target = |_: RowId| Ok(None);
+    let read_target = |_: RowId| Ok(());
     // Room for five small batches: three that held a large row fill it, recycled or not.
     for threads in [1, 3] {
         let budget = 5 * small;
@@ -270,7 +270,7 @@ fn a_reading_thread_that_panics_does_not_leave_training_waiting() {
     let bad = order.epoch(0).batch(2).unwrap().rows[0];
     let read_target = move |row: RowId| {
         assert!(row != bad, "as it should be: this case panics");
-        Ok(None)
+        Ok(())
     };
     let span = Span { start: Position::default(), batches: 1_000_000 };
     let loader_options = LoaderOptions { threads: 3, bytes: 100_000, ..LoaderOptions::default() };

@@ -233,7 +233,7 @@ fn predicting_a_picture_equals_reading_its_row() {
             valid: row.valid_size.unwrap(),
             original: row.source_size.unwrap(),
         };
-        let expected = head.model.predict(&maps, sizes).unwrap();
+        let expected = head.semantic().unwrap().predict(&maps, sizes).unwrap();
         let png = std::fs::File::open(predicted.join(format!("{key}-labels.png"))).unwrap();
         let mut decoder = png::Decoder::new(std::io::BufReader::new(png)).read_info().unwrap();
         let mut values = vec![0; decoder.output_buffer_size().unwrap()];

@@ -1,5 +1,6 @@
 //! `featcache demo`: the whole path on scenes it draws itself, through the very commands that users run.
 
+mod detection;
 mod origin;
 
 use crate::cli::{Cli, DemoArgs};
@@ -52,6 +53,10 @@ struct Summary {
     mean_iou: f64,
     mean_accuracy: f64,
     pixel_accuracy: f64,
+    detector_tunable_parameters: u64,
+    box_ap: f64,
+    box_ap50: f64,
+    mask_ap: f64,
     contact_sheet: String,
 }
 
@@ -64,7 +69,7 @@ struct LevelBytes {
 pub(super) fn run(args: &DemoArgs, quiet: bool) -> Result<Report> {
     let out = &args.out;
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-    Origin::new(args, WEIGHTS, RECIPE).settle(out)?;
+    Origin::new(args, WEIGHTS, &[RECIPE, detection::RECIPE]).settle(out)?;
     let options =
         SceneOptions { seed: args.seed, train: args.train, val: args.val, ..SceneOptions::default() };
     log::info!("drawing {} scenes", args.train + args.val);
@@ -112,10 +117,13 @@ pub(super) fn run(args: &DemoArgs, quiet: bool) -> Result<Report> {
         step(quiet, &["train", "--split", "training"], &[("--recipe", &recipe), ("--out", &run)], &[&store])?;
     let scored = step(quiet, &["eval", "--split", "validation"], &[], &[&run, &store])?;
 
+    let detected = detection::run(out, &scenes.coco, &weights, quiet)?;
+
     let store = Store::open(&store, OpenOptions::default())?;
     let sheet = out.join("contact-sheet.png");
-    contact_sheet(&store, &scenes.ade20k, &run, &scored, &sheet)?;
-    let summary = summary(args, scenes.pictures, &store, [&extracted, &read, &trained, &scored], &sheet);
+    contact_sheet(args, &store, &scenes.ade20k, &run, [&scored, &detected.scored], &sheet)?;
+    let results = [&extracted, &read, &trained, &scored];
+    let summary = summary(args, scenes.pictures, &store, results, &detected, &sheet);
     Report::new(&summary, text(&summary))
 }
 
@@ -144,7 +152,15 @@ fn step(quiet: bool, words: &[&str], paths: &[(&str, &Path)], positional: &[&Pat
 }
 
 /// Image, PCA of every level, prediction and truth of some held-out scenes.
-fn contact_sheet(store: &Store, root: &Path, run: &Path, scored: &Value, path: &Path) -> Result<()> {
+fn contact_sheet(
+    args: &DemoArgs,
+    store: &Store,
+    root: &Path,
+    run: &Path,
+    [scored, detected]: [&Value; 2],
+    path: &Path,
+) -> Result<()> {
+    let gallery = detection::Gallery::open(&args.out)?;
     let held_out: Vec<&SampleRow> = store
         .rows()
         .iter()
@@ -157,7 +173,7 @@ fn contact_sheet(store: &Store, root: &Path, run: &Path, scored: &Value, path: &
     let head = Run::open(run, Device::Cpu)?;
     head.check_store(store)?;
     let truth = Truth::new(store, head.identity.recipe.labels.zero)?;
-    let names = head.model.classes().to_vec();
+    let names = head.semantic()?.classes().to_vec();
     let palette = Palette::new(names.len());
     let mut rows = Vec::new();
     for row in shown {
@@ -180,21 +196,26 @@ fn contact_sheet(store: &Store, root: &Path, run: &Path, scored: &Value, path: &
             let map = LabelMap::new(picture.width(), picture.height(), classes)?;
             cells.push(overlay::labels(&picture, &map, &palette, overlay::DEFAULT_ALPHA));
         }
+        // Scenes of both layouts are numbered alike; COCO's numbers go on after the training scenes.
+        let number = row.key.0.rsplit('_').next().and_then(|digits| digits.parse::<usize>().ok());
+        let number = number.with_context(|| format!("scene {} has no number", row.key))?;
+        cells.extend(gallery.cells(args.train + number, &picture)?);
         rows.push(SheetRow { caption: row.key.to_string(), cells });
     }
     let levels =
         store.recipe().levels.iter().map(|level| format!("{} PCA (stride {})", level.name, level.stride));
     let columns = std::iter::once("image".to_owned())
         .chain(levels)
-        .chain(["prediction".to_owned(), "truth".to_owned()])
+        .chain(["prediction", "truth", "detections", "objects"].map(str::to_owned))
         .collect();
     Sheet {
         title: "featcache demo: held-out scenes".to_owned(),
         subtitle: format!(
-            "frozen {} features read from the store, {:?} head, mIoU {:.3}",
+            "frozen {} features read from the store, {:?} head, mIoU {:.3}; Mask R-CNN, box AP {:.3}",
             store.recipe().backbone.name,
             head.identity.recipe.head.kind,
-            scored["scores"]["miou"].as_f64().unwrap_or(f64::NAN)
+            scored["scores"]["miou"].as_f64().unwrap_or(f64::NAN),
+            detected["scores"]["boxes"]["ap"].as_f64().unwrap_or(f64::NAN)
         ),
         columns,
         rows,
@@ -222,10 +243,17 @@ fn predict_row(store: &Store, head: &Run, row: &SampleRow) -> Result<featcache_h
             feature_map(level.bytes, level.shape, level.dtype, head.model.map_kind(), Device::Cpu)
         })
         .collect::<featcache_heads::Result<Vec<_>>>()?; // each [1, c, h, w]
-    Ok(head.model.predict(&maps, SegmentSizes { padded, valid, original })?)
+    Ok(head.semantic()?.predict(&maps, SegmentSizes { padded, valid, original })?)
 }
 
-fn summary(args: &DemoArgs, pictures: usize, store: &Store, results: [&Value; 4], sheet: &Path) -> Summary {
+fn summary(
+    args: &DemoArgs,
+    pictures: usize,
+    store: &Store,
+    results: [&Value; 4],
+    detected: &detection::Results,
+    sheet: &Path,
+) -> Summary {
     let [extracted, read, trained, scored] = results;
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
     let count = |value: &Value| value.as_u64().unwrap_or(0);
@@ -258,6 +286,10 @@ fn summary(args: &DemoArgs, pictures: usize, store: &Store, results: [&Value; 4]
         mean_iou: number(&scored["scores"]["miou"]),
         mean_accuracy: number(&scored["scores"]["macc"]),
         pixel_accuracy: number(&scored["scores"]["aacc"]),
+        detector_tunable_parameters: count(&detected.trained["tunable_parameters"]),
+        box_ap: number(&detected.scored["scores"]["boxes"]["ap"]),
+        box_ap50: number(&detected.scored["scores"]["boxes"]["ap50"]),
+        mask_ap: number(&detected.scored["scores"]["masks"]["ap"]),
         contact_sheet: sheet.display().to_string(),
     }
 }
@@ -304,6 +336,13 @@ fn text(summary: &Summary) -> String {
             format!(
                 "mIoU {:.3}, mAcc {:.3}, aAcc {:.3}",
                 summary.mean_iou, summary.mean_accuracy, summary.pixel_accuracy
+            ),
+        ],
+        vec![
+            "objects in them".to_owned(),
+            format!(
+                "box AP {:.3} (AP50 {:.3}), mask AP {:.3}, {} tunable parameters",
+                summary.box_ap, summary.box_ap50, summary.mask_ap, summary.detector_tunable_parameters
             ),
         ],
         vec!["contact sheet".to_owned(), summary.contact_sheet.clone()],

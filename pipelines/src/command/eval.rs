@@ -1,11 +1,16 @@
 //! `featcache eval`: a trained head's score on a store.
 
+mod detection;
+
 use crate::cli::EvalArgs;
+use crate::exit::{ExitCode, failure};
 use crate::progress::duration;
 use crate::report::{self, Report};
 use crate::{interrupt, model};
 use anyhow::Result;
-use featcache_heads::evaluate::{EvaluateSettings, Report as Scored, evaluate};
+use featcache_heads::TaskModel;
+use featcache_heads::evaluate::{EvaluateSettings, Report as Scored, evaluate_run};
+use featcache_heads::run::Run;
 use featcache_store::{OpenOptions, Store};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -31,7 +36,18 @@ pub(super) fn run(args: &EvalArgs, quiet: bool) -> Result<Report> {
         stop: Some(interrupt::flag()?),
         ..EvaluateSettings::default()
     };
-    let scored = evaluate(&args.run, &store, &settings)?;
+    let run = Run::open(&args.run, settings.device)?;
+    run.check_store(&store)?;
+    if matches!(run.model, TaskModel::Detection(_)) {
+        return detection::run(args, &run, &store, &settings);
+    }
+    for (flag, given) in [("results", &args.results), ("report", &args.report), ("root", &args.root)] {
+        if given.is_some() {
+            let what = format!("--{flag}: expected a detector, {} is a semantic head", args.run.display());
+            return Err(failure(ExitCode::Usage, what));
+        }
+    }
+    let scored = evaluate_run(&run, &store, &settings)?;
     Report::new(&scored, text(&scored))
 }
 

@@ -1,5 +1,7 @@
 //! `featcache inspect`: what a store holds, one sample of it, and pictures of its levels.
 
+mod truth;
+
 use crate::cli::InspectArgs;
 use crate::exit::{ExitCode, failure};
 use crate::level;
@@ -239,6 +241,10 @@ fn sample(args: &InspectArgs, store: &Store, key: &str) -> Result<Report> {
     let mut pictures = Vec::new();
     if let Some(folder) = &args.pca {
         pictures = write_pictures(args, store, &rows, folder)?;
+    }
+    if let Some(folder) = &args.truth {
+        let shown = truth::Shown { store, root: args.root.as_deref(), pca_samples: args.pca_samples };
+        pictures.extend(shown.write(&rows, folder)?);
     }
     let report = SampleReport {
         key: key.to_owned(),

@@ -111,6 +111,15 @@ impl Canvas {
         part
     }
 
+    /// Mirrored left-right.
+    pub fn mirrored(&self) -> Self {
+        let mut mirrored = self.clone();
+        for row in mirrored.rgb.chunks_exact_mut((3 * self.width).max(1)) {
+            row.as_chunks_mut::<3>().0.reverse();
+        }
+        mirrored
+    }
+
     /// Resized: means of the covered area when shrinking, bilinear between pixel centres when
     /// growing. For looking at; the pixels that a model sees are resized elsewhere.
     pub fn scaled(&self, width: usize, height: usize) -> Self {

@@ -14,9 +14,19 @@ const FILE: &str = "demo.json";
 
 /// What the demo makes in its folder, and nothing else is ever removed from it. The folders come first:
 /// they are what must not be mixed.
-const MADE: [&str; 6] =
-    ["scenes", "store", "run", "swinv2-demo.safetensors", "demo.toml", "contact-sheet.png"];
-const MADE_FOLDERS: usize = 3;
+const MADE: [&str; 10] = [
+    "scenes",
+    "store",
+    "run",
+    "store-coco",
+    "run-detection",
+    "detection",
+    "swinv2-demo.safetensors",
+    "demo.toml",
+    "demo-detection.toml",
+    "contact-sheet.png",
+];
+const MADE_FOLDERS: usize = 6;
 
 /// Everything that the demo's results depend on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,15 +41,15 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    /// Of these flags, weights and recipe.
-    pub(super) fn new(args: &DemoArgs, weights: &[u8], recipe: &str) -> Self {
+    /// Of these flags, weights and recipes.
+    pub(super) fn new(args: &DemoArgs, weights: &[u8], recipes: &[&str]) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             seed: args.seed,
             train: args.train,
             val: args.val,
             weights_blake3: blake3::hash(weights).to_hex().to_string(),
-            recipe_blake3: blake3::hash(recipe.as_bytes()).to_hex().to_string(),
+            recipe_blake3: blake3::hash(recipes.concat().as_bytes()).to_hex().to_string(),
         }
     }
 

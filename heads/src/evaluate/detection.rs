@@ -1,0 +1,186 @@
+//! Scores a detector on a split of a store with COCO's metric, in original coordinates. Must not train,
+//! draw or write files.
+
+use super::EvaluateSettings;
+use super::pass::{What, pass};
+use crate::found::WayBack;
+use crate::mask::paste::PasteConvention;
+use crate::metric::coco::summary::{CategoryScore, Summary};
+use crate::metric::coco::{
+    CocoOptions, Detection, Evaluation, GroundTruth, IouType, Object, Picture, evaluate,
+};
+use crate::objects::sizes;
+use crate::recipe::detector::Style;
+use crate::run::Run;
+use crate::selection::{Selection, choose_split};
+use crate::{Error, Result};
+use featcache_store::listing::Label;
+use featcache_store::{RowId, Store};
+use serde::Serialize;
+use std::collections::HashMap;
+use std::time::Instant;
+
+/// What came out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DetectionReport {
+    /// Step of the checkpoint.
+    pub step: u64,
+    /// Split scored on.
+    pub split: String,
+    /// Samples scored, those without objects too.
+    pub samples: u64,
+    /// Samples without features because they failed at extraction, left out.
+    pub failed: u64,
+    /// Samples that an incomplete store does not have yet, left out.
+    pub missing: u64,
+    /// Objects of the truth, crowds included.
+    pub objects: u64,
+    /// Detections scored.
+    pub detections: u64,
+    /// The twelve numbers of boxes.
+    pub boxes: Summary,
+    /// The twelve numbers of masks; `None` where the truth has objects without one.
+    pub masks: Option<Summary>,
+    /// Boxes by category.
+    pub box_categories: Vec<CategoryScore>,
+    /// Masks by category.
+    pub mask_categories: Vec<CategoryScore>,
+    /// Seconds of the pass over the store: reading, the detector, pasting masks.
+    pub seconds: f64,
+    /// Share of them spent waiting for data.
+    pub data_wait: f64,
+    /// Seconds of the metric.
+    pub metric_seconds: f64,
+    /// Bytes of features read.
+    pub read_bytes: u64,
+}
+
+/// A report with what it was made from.
+#[derive(Debug)]
+pub struct DetectionScores {
+    /// The numbers.
+    pub report: DetectionReport,
+    /// What is true.
+    pub truth: GroundTruth,
+    /// What was found, picture by picture.
+    pub found: Vec<Detection>,
+    /// The metric's arrays for boxes.
+    pub boxes: Evaluation,
+    /// And for masks.
+    pub masks: Option<Evaluation>,
+    /// Row of each picture, by image id.
+    pub rows: HashMap<i64, RowId>,
+}
+
+/// Scores a detector on a store of the same fingerprint and categories.
+///
+/// # Errors
+/// Another store ([`Error::RunMismatch`] names the field: a category list of another dataset); a run of
+/// another task; [`Error::Stopped`]; unreadable features or annotations.
+pub fn evaluate_detector(
+    run: &Run,
+    store: &Store,
+    settings: &EvaluateSettings<'_>,
+) -> Result<DetectionScores> {
+    let detector = run.detector()?;
+    run.check_store(store)?;
+    let split = choose_split(store, settings.split.as_deref(), "val")?;
+    let selection = Selection::new(store, &split, std::slice::from_ref(&settings.view))?;
+    let (failed, missing) = (selection.failed, selection.missing);
+    let ids: Vec<RowId> = selection.samples.iter().flatten().map(|row| row.row).collect();
+    let (truth, rows) = truth(store, &ids)?;
+    if truth.objects().is_empty() {
+        return Err(Error::invalid(format!("no sample of split {split:?} has objects: nothing to score")));
+    }
+    let images: HashMap<RowId, i64> = rows.iter().map(|(&image, &row)| (row, image)).collect();
+    let categories: Vec<i64> = run.identity.categories.iter().map(|category| category.id).collect();
+    let paste = paste_convention(run);
+
+    let mut found = Vec::new();
+    let what = What { store, selection, levels: detector.levels(), kind: detector.map_kind() };
+    let no_target = |_| Ok(());
+    let costs = pass(what, &no_target, settings, |batch, maps| {
+        let rows = batch.rows.rows.iter().map(|&id| Ok(store.row(id)?)).collect::<Result<Vec<_>>>()?;
+        let valid = rows.iter().map(|row| Ok(sizes(row)?.1)).collect::<Result<Vec<_>>>()?;
+        let detected = detector.detect(maps, &valid)?;
+        if detected.len() != rows.len() {
+            return Err(Error::invalid(format!("{} results for {} rows", detected.len(), rows.len())));
+        }
+        for (row, detections) in rows.into_iter().zip(&detected) {
+            let (source, valid, _) = sizes(row)?;
+            let view = store.recipe().views.iter().find(|view| view.name == *row.view);
+            let view =
+                view.ok_or_else(|| Error::invalid(format!("view {:?} is not in the store", row.view)))?;
+            let way = WayBack { geometry: view.geometry(source, valid)?, hflip: view.hflip, source, paste };
+            let image = images.get(&row.id).copied().unwrap_or_default();
+            for one in way.found(detections)? {
+                found.push(one.detection(image, &categories)?);
+            }
+        }
+        Ok(())
+    })?;
+
+    let begin = Instant::now();
+    let options = CocoOptions::default();
+    let boxes = evaluate(&truth, &found, IouType::Bbox, &options)?;
+    // Every object needs a mask to score masks with; a dataset of boxes has none.
+    let masked = truth.objects().iter().all(|object| object.segmentation.is_some());
+    let masks = match masked && found.iter().all(|one| one.mask.is_some()) {
+        true => Some(evaluate(&truth, &found, IouType::Segm, &options)?),
+        false => None,
+    };
+    let report = DetectionReport {
+        step: run.step,
+        split,
+        samples: ids.len() as u64,
+        failed,
+        missing,
+        objects: truth.objects().len() as u64,
+        detections: found.len() as u64,
+        boxes: boxes.summary(),
+        masks: masks.as_ref().map(Evaluation::summary),
+        box_categories: boxes.category_scores(),
+        mask_categories: masks.as_ref().map(Evaluation::category_scores).unwrap_or_default(),
+        seconds: costs.seconds,
+        data_wait: costs.data_wait,
+        metric_seconds: begin.elapsed().as_secs_f64(),
+        read_bytes: costs.read_bytes,
+    };
+    Ok(DetectionScores { report, truth, found, boxes, masks, rows })
+}
+
+/// How a run's masks are pasted: as the framework does whose conventions its recipe follows.
+pub fn paste_convention(run: &Run) -> PasteConvention {
+    match run.identity.recipe.detector().style {
+        Style::Mmdet => PasteConvention::MmDetection,
+        Style::Torchvision => PasteConvention::Torchvision,
+    }
+}
+
+/// The truth of rows and the row of every image id. Samples of a dataset without image ids get their
+/// place in the list, from 1; label maps beside the objects are passed over.
+fn truth(store: &Store, ids: &[RowId]) -> Result<(GroundTruth, HashMap<i64, RowId>)> {
+    let numbered = ids.iter().all(|&id| store.row(id).is_ok_and(|row| row.image_id.is_some()));
+    let (mut pictures, mut objects, mut rows) = (Vec::new(), Vec::new(), HashMap::new());
+    for (place, &id) in (1..).zip(ids) {
+        let row = store.row(id)?;
+        let image_id = row.image_id.filter(|_| numbered).unwrap_or(place);
+        pictures.push(Picture { id: image_id, size: row.source_size });
+        rows.insert(image_id, id);
+        for annotation in store.annotations(id)? {
+            let Label::Object { category_id, bbox, area, iscrowd, segmentation } = annotation.label else {
+                continue;
+            };
+            objects.push(Object {
+                id: annotation.id,
+                image_id,
+                category_id,
+                bbox,
+                area,
+                crowd: iscrowd,
+                segmentation,
+            });
+        }
+    }
+    Ok((GroundTruth::new(store.categories().to_vec(), pictures, objects)?, rows))
+}
