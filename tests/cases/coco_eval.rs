@@ -330,7 +330,7 @@ fn ground_truth_that_contradicts_itself_is_refused() {
     let twice = r#"}, {"id": 3, "image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1]"#;
     assert_eq!(refused("", twice), "annotation 3 of image 1: its id is there twice");
     let text = refused("", &second(r#""image_id": 1, "category_id": 2, "area": 1e999"#));
-    assert!(text.starts_with("not COCO instances: entry 1: 1e999 is no finite number"), "{text}");
+    assert!(text.starts_with("not COCO instances: entry 1: number out of range"), "{text}");
     assert!(refused("", r#", "iscrowd": 2"#).contains("iscrowd is neither 0 nor 1"));
     for text in ["", "[]", "{}", r#"{"images": 3}"#, r#"{"images": [], "annotations": [], "categories": []}"#]
     {
@@ -358,12 +358,12 @@ fn results_that_cannot_be_trusted_are_refused() {
     for (from, to, expected) in [
         (": 6", ": 4", "not COCO results: entry 1: image 4 is not among the 2 images of the ground truth"),
         (": 9", ": 90", "entry 1: category 90 is not among the 2 categories of the ground truth"),
-        ("0.25", "1e400", "1e400 is no finite number"),
+        ("0.25", "1e400", "entry 1: number out of range"),
         ("0.25", "NaN", "not COCO results: entry 1: "),
-        ("0.25", "\"high\"", "is no finite number"),
+        ("0.25", "\"high\"", "entry 1: invalid type: string"),
         ("2.5, ", "", "entry 1: invalid length 3, expected a bbox of x, y, width, height"),
         ("2.5, ", "2.5, 2, ", "entry 1: invalid length 5"),
-        ("[1,", "[null,", "is no finite number"),
+        ("[1,", "[null,", "entry 1: invalid type: null"),
         (": 6", ": 6.5", "entry 1: invalid type"),
         (r#""score": 0.25,"#, "", "entry 1: missing field `score`"),
         (r#""bbox": [1, 2.5, 3e0, 4], "#, "", "neither bbox nor segmentation"),
@@ -392,7 +392,7 @@ fn results_that_cannot_be_trusted_are_refused() {
     std::fs::write(&path, &good[..30]).unwrap();
     let text = results::read(&path, &truth).unwrap_err().to_string();
     assert!(text.starts_with(&path.display().to_string()), "{text}");
-    // Every digit survives: 1/3 and its like need all seventeen.
+    // Every digit survives: 1/3 and its like need all seventeen, and the float_roundtrip that zarrs asks of serde_json.
     let mut stream = Seed(17).stream();
     let mut precise = || 640.0 * stream.uniform() / 3.0;
     let precise: Vec<_> = (0..1000)

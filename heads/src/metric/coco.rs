@@ -22,7 +22,6 @@ mod list;
 pub mod matches;
 mod matching;
 mod mean;
-mod number;
 pub mod options;
 mod overlap;
 pub mod results;

@@ -2,7 +2,6 @@
 
 use super::ground_truth::{GroundTruth, Object, Picture};
 use super::list::List;
-use super::number::{Number, values};
 use crate::{Error, Result};
 use featcache_store::{Category, Size};
 use serde::Deserialize;
@@ -32,8 +31,8 @@ struct AnnotationRow<'a> {
     id: Option<i64>,
     image_id: i64,
     category_id: i64,
-    bbox: [Number; 4],
-    area: Option<Number>,
+    bbox: [f64; 4],
+    area: Option<f64>,
     iscrowd: Option<Flag>,
     #[serde(borrow)]
     segmentation: Option<&'a RawValue>,
@@ -87,13 +86,13 @@ impl GroundTruth {
             supercategory: row.supercategory,
         });
         let objects = content.annotations.0.into_iter().map(|row| {
-            let bbox = values(row.bbox);
+            let bbox = row.bbox;
             Object {
                 id: row.id,
                 image_id: row.image_id,
                 category_id: row.category_id,
                 bbox,
-                area: row.area.map_or(bbox[2] * bbox[3], |area| area.0),
+                area: row.area.unwrap_or(bbox[2] * bbox[3]),
                 crowd: row.iscrowd.is_some_and(|flag| flag.0),
                 segmentation: row.segmentation.map(|text| text.get().to_owned()),
             }

@@ -4,7 +4,6 @@
 use super::detection::Detection;
 use super::ground_truth::GroundTruth;
 use super::list::Each;
-use super::number::Number;
 use crate::mask::{Rle, Segmentation};
 use crate::{Error, Result};
 use featcache_store::Size;
@@ -20,7 +19,7 @@ use std::path::Path;
 struct Entry<'a> {
     image_id: i64,
     category_id: i64,
-    score: Number,
+    score: f64,
     bbox: Option<Rectangle>,
     #[serde(borrow)]
     segmentation: Option<&'a RawValue>,
@@ -42,13 +41,13 @@ impl<'de> Deserialize<'de> for Rectangle {
             fn visit_seq<A: SeqAccess<'de>>(self, mut sides: A) -> Result<Rectangle, A::Error> {
                 let mut bbox = [0.0; 4];
                 for (count, side) in bbox.iter_mut().enumerate() {
-                    match sides.next_element::<Number>()? {
-                        Some(value) => *side = value.0,
+                    match sides.next_element::<f64>()? {
+                        Some(value) => *side = value,
                         None if count == 0 => return Ok(Rectangle(None)),
                         None => return Err(A::Error::invalid_length(count, &self)),
                     }
                 }
-                match sides.next_element::<Number>()? {
+                match sides.next_element::<f64>()? {
                     None => Ok(Rectangle(Some(bbox))),
                     Some(_) => Err(A::Error::invalid_length(5, &self)),
                 }
@@ -92,7 +91,7 @@ fn detection(entry: &Entry<'_>, truth: &GroundTruth) -> Result<Detection, String
     let detection = Detection {
         image_id: entry.image_id,
         category_id: entry.category_id,
-        score: entry.score.0,
+        score: entry.score,
         bbox: entry.bbox.as_ref().and_then(|rectangle| rectangle.0),
         mask: mask.map_err(|error| format!("mask in image {}: {error}", entry.image_id))?,
     };
