@@ -5,10 +5,12 @@ use crate::object_store::{CATEGORIES, ObjectStore, objects, polygon, recipe, sou
 use featcache_heads::checkpoint::{Checkpoint, LOG_FILE};
 use featcache_heads::evaluate::EvaluateSettings;
 use featcache_heads::evaluate::detection::{DetectionScores, evaluate_detector};
+use featcache_heads::labels::IGNORE;
 use featcache_heads::metric::coco::{Detection, IouType, results};
 use featcache_heads::objects::{LeftOut, ObjectOptions, ObjectTruth, Objects};
 use featcache_heads::recipe::TrainRecipe;
 use featcache_heads::run::Run;
+use featcache_heads::schedule::{Decay, Progress, Schedule};
 use featcache_heads::train::{TrainJob, TrainProgress, TrainSettings, TrainSummary, train, train_together};
 use featcache_heads::{Error, Result};
 use featcache_store::listing::Label;
@@ -244,6 +246,56 @@ fn targets_lie_where_the_view_has_them() {
     let listed = objects("train-05");
     assert_eq!((crowd.boxes.len(), crowd.crowd.len(), listed.len()), (3, 1, 4));
     assert!(placed(&store, "train-02", "base").unwrap().boxes.is_empty());
+}
+
+#[test]
+fn label_maps_beside_objects_teach_the_semantic_branch() {
+    let mut png = Vec::new();
+    let mut encoder = png::Encoder::new(&mut png, 97, 83);
+    encoder.set_color(png::ColorType::Grayscale);
+    // The left half is stuff 3, the rest not labelled.
+    let pixels: Vec<u8> = (0..83 * 97).map(|at| if at % 97 < 48 { 3 } else { 255 }).collect();
+    encoder.write_header().unwrap().write_image_data(&pixels).unwrap();
+    let drawn = ObjectStore { more: vec![Label::LabelMap { png }], ..ObjectStore::default() }.write();
+    let store = drawn.open();
+    for (classes, view, left, right) in [
+        (Some(5), "base", Some(3), Some(IGNORE)),
+        (Some(5), "hflip", Some(IGNORE), Some(3)),
+        (None, "base", None, None),
+    ] {
+        let truth = ObjectTruth::new(&store, &ObjectOptions { semantic_classes: classes }).unwrap();
+        let objects = truth.placed(store.find(Some("train"), "train-00", view).unwrap().id).unwrap();
+        assert_eq!(objects.boxes.len(), 3);
+        // Two pixels from either edge of the 112 columns that are picture.
+        let at = |x: usize| objects.semantic.as_ref().map(|map| map.classes[40 * 128 + x]);
+        assert_eq!((at(2), at(109)), (left, right), "{view}");
+    }
+    let truth = ObjectTruth::new(&store, &ObjectOptions { semantic_classes: Some(3) }).unwrap();
+    let error = truth.placed(store.find(Some("train"), "train-00", "base").unwrap().id).unwrap_err();
+    assert!(matches!(&error, Error::Label { .. }), "{error}");
+    let semantic = "train.steps = 3\ndetector.head.semantic = { classes = 5, level = 1, convs = 1 }";
+    assert_eq!(run(&store, &recipe("htc", semantic), &drawn.folder("htc")).unwrap().step, 3);
+    let log = std::fs::read_to_string(drawn.folder("htc").join(LOG_FILE)).unwrap();
+    assert!(log.contains("loss_semantic_seg"), "{log}");
+    let plain = ObjectStore::default().write();
+    let text = run(&plain.open(), &recipe("htc", semantic), &plain.folder("htc")).unwrap_err().to_string();
+    assert_eq!(text, "no sample of split \"train\" has a label map, which the semantic branch needs");
+}
+
+#[test]
+fn steps_of_the_rate_fall_on_their_epochs_and_shares() {
+    let at = |schedule: &Schedule, step, epoch| schedule.rate(1.0, Progress { step, steps: 120, epoch });
+    let epochs = Schedule { decay: Decay::Step, step_epochs: vec![8, 11], ..Schedule::default() };
+    let found = [7, 8, 10, 11].map(|epoch| at(&epochs, epoch * 10, epoch));
+    let near = |found: [f64; 4], expected: [f64; 4]| {
+        assert!(found.iter().zip(expected).all(|(a, b)| (a / b - 1.0).abs() < 1e-12), "{found:?}");
+    };
+    near(found, [1.0, 0.1, 0.1, 0.01]);
+    let shares = Schedule { decay: Decay::Step, step_shares: vec![0.667, 0.9167], ..Schedule::default() };
+    near([79, 80, 109, 110].map(|step| at(&shares, step, 0)), [1.0, 0.1, 0.1, 0.01]);
+    // mmcv's linear warm-up: ratio at step 0, the whole rate at its end.
+    let warm = Schedule { warmup_steps: 50, warmup_ratio: 0.001, ..epochs };
+    near([0, 25, 49, 50].map(|step| at(&warm, step, 0)), [0.001, 0.5005, 0.98002, 1.0]);
 }
 
 fn object(category_id: i64, bbox: [f64; 4], area: f64, segmentation: Option<&str>) -> Label {

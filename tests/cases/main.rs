@@ -8,6 +8,7 @@ mod broken_images;
 mod coco_eval;
 mod datasets;
 mod detection;
+mod detection_program;
 mod detector;
 mod detector_times;
 mod detector_training;
