@@ -3,9 +3,12 @@
 
 use crate::object_store::{CATEGORIES, ObjectStore, objects, polygon, recipe, source_size};
 use featcache_heads::checkpoint::{Checkpoint, LOG_FILE};
+use featcache_heads::detector::Detections;
 use featcache_heads::evaluate::EvaluateSettings;
 use featcache_heads::evaluate::detection::{DetectionScores, evaluate_detector};
+use featcache_heads::found::WayBack;
 use featcache_heads::labels::IGNORE;
+use featcache_heads::mask::paste::PasteConvention;
 use featcache_heads::metric::coco::{Detection, IouType, results};
 use featcache_heads::objects::{LeftOut, ObjectOptions, ObjectTruth, Objects};
 use featcache_heads::recipe::TrainRecipe;
@@ -14,7 +17,7 @@ use featcache_heads::schedule::{Decay, Progress, Schedule};
 use featcache_heads::train::{TrainJob, TrainProgress, TrainSettings, TrainSummary, train, train_together};
 use featcache_heads::{Error, Result};
 use featcache_store::listing::Label;
-use featcache_store::{Size, Store};
+use featcache_store::{Size, Store, ViewSpec};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Device;
@@ -291,11 +294,41 @@ fn steps_of_the_rate_fall_on_their_epochs_and_shares() {
         assert!(found.iter().zip(expected).all(|(a, b)| (a / b - 1.0).abs() < 1e-12), "{found:?}");
     };
     near(found, [1.0, 0.1, 0.1, 0.01]);
-    let shares = Schedule { decay: Decay::Step, step_shares: vec![0.667, 0.9167], ..Schedule::default() };
+    let shares = Schedule { decay: Decay::Step, step_shares: vec![0.666, 0.9166], ..Schedule::default() };
     near([79, 80, 109, 110].map(|step| at(&shares, step, 0)), [1.0, 0.1, 0.1, 0.01]);
     // mmcv's linear warm-up: ratio at step 0, the whole rate at its end.
     let warm = Schedule { warmup_steps: 50, warmup_ratio: 0.001, ..epochs };
     near([0, 25, 49, 50].map(|step| at(&warm, step, 0)), [0.001, 0.5005, 0.98002, 1.0]);
+}
+
+#[test]
+fn what_is_found_in_a_mirrored_view_comes_back_mirrored() {
+    let (source, valid) = (Size::new(60, 80), Size::new(120, 160));
+    let way = |view: &str| {
+        let view = ViewSpec::named(view).unwrap();
+        let geometry = view.geometry(source, valid).unwrap();
+        WayBack { geometry, hflip: view.hflip, source, paste: PasteConvention::MmDetection }
+    };
+    // The lower left half of its box, which reaches over the picture's right edge.
+    let mask: Vec<f32> = (0..28 * 28).map(|at| f32::from(u8::from(at / 28 > at % 28))).collect();
+    let detections = |bbox| Detections {
+        boxes: vec![bbox],
+        scores: vec![0.75],
+        classes: vec![2],
+        masks: vec![mask.clone()],
+        mask_side: 28,
+    };
+    let base = way("base").found(&detections([20.0, 10.0, 60.0, 110.0])).unwrap().remove(0);
+    assert_eq!((base.bbox, base.class, base.score), ([10.0, 5.0, 20.0, 50.0], 2, 0.75));
+    let flip = way("hflip").found(&detections([20.0, 10.0, 60.0, 110.0])).unwrap().remove(0);
+    assert_eq!(flip.bbox, [50.0, 5.0, 20.0, 50.0]);
+    assert_eq!(flip.mask.unwrap(), base.mask.clone().unwrap().mirror());
+    let area = base.mask.unwrap().area() as f64;
+    assert!((area / 500.0 - 1.0).abs() < 0.1, "{area}");
+    let over = way("base").found(&detections([140.0, 10.0, 180.0, 30.0])).unwrap().remove(0);
+    assert_eq!(over.bbox, [70.0, 5.0, 10.0, 10.0]);
+    let short = Detections { scores: Vec::new(), ..detections([0.0, 0.0, 9.0, 9.0]) };
+    assert!(way("base").found(&short).is_err());
 }
 
 fn object(category_id: i64, bbox: [f64; 4], area: f64, segmentation: Option<&str>) -> Label {
