@@ -211,7 +211,7 @@ fn contact_sheet(
     Sheet {
         title: "featcache demo: held-out scenes".to_owned(),
         subtitle: format!(
-            "frozen {} features read from the store, {:?} head, mIoU {:.3}; Mask R-CNN, box AP {:.3}",
+            "frozen {} features read from the store, {:?} head, mIoU {:.3}; detector, box AP {:.3}",
             store.recipe().backbone.name,
             head.identity.recipe.head.kind,
             scored["scores"]["miou"].as_f64().unwrap_or(f64::NAN),

@@ -1,4 +1,4 @@
-//! The demo's second task: objects of the same scenes, found by a small Mask R-CNN on the same frozen
+//! The demo's second task: objects of the same scenes, found by a small Cascade Mask R-CNN on the same frozen
 //! features. Draws no scenes and no sheet.
 
 use super::step;
