@@ -14,6 +14,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut batch = Batch::new(); // its memory is reused by the next read
     reader.read(&[row.id], &[level], None, &mut batch)?; // every checksum is checked
     let features = batch.level(0);
-    println!("{:?} {}", features.shape, features.dtype); // [1, 50, 68, 512] bf16
+    println!("{:?} {}", features.shape, features.dtype); // [1, 50, 76, 512] bf16
     Ok(())
 }

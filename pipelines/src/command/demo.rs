@@ -29,6 +29,8 @@ use tch::Device;
 /// The demo's backbone: SwinV2 of 2.7 M weights, pretrained on other scenes of the same drawer by
 /// `tools/pretrain_demo_backbone.py`.
 const WEIGHTS: &[u8] = include_bytes!("../../../assets/swinv2-demo.safetensors");
+/// The windows that they were trained with, which the file does not tell.
+const PRETRAINED_WINDOW: &str = "8,8,8,8";
 const RECIPE: &str = include_str!("../../../recipes/demo.toml");
 /// Held-out scenes on the contact sheet.
 const SHEET_ROWS: usize = 6;
@@ -101,6 +103,8 @@ pub(super) fn run(args: &DemoArgs, quiet: bool) -> Result<Report> {
             "training,validation",
             "--backbone",
             "swinv2-demo",
+            "--pretrained-window",
+            PRETRAINED_WINDOW,
             "--resize",
             "none",
             "--views",

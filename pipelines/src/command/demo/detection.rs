@@ -1,7 +1,7 @@
 //! The demo's second task: objects of the same scenes, found by a small Cascade Mask R-CNN on the same frozen
 //! features. Draws no scenes and no sheet.
 
-use super::step;
+use super::{PRETRAINED_WINDOW, step};
 use crate::cli::DEFAULT_DRAWN_SCORE;
 use crate::instance::{of_detection, of_object};
 use crate::picture::instances::{Instance, instances};
@@ -34,8 +34,9 @@ pub(super) fn run(out: &Path, coco: &Path, weights: &Path, quiet: bool) -> Resul
     let recipe = out.join("demo-detection.toml");
     std::fs::write(&recipe, RECIPE).with_context(|| recipe.display().to_string())?;
     let (store, run, report) = (out.join("store-coco"), out.join("run-detection"), out.join("detection"));
-    let words = ["extract", "coco", "--split", "train,val", "--backbone", "swinv2-demo", "--resize", "none"];
-    let words = [&words[..], &["--views", "base,hflip", "--batch", "8"]].concat();
+    let words = ["extract", "coco", "--split", "train,val", "--backbone", "swinv2-demo"];
+    let more = ["--pretrained-window", PRETRAINED_WINDOW, "--resize", "none", "--views", "base,hflip"];
+    let words = [&words[..], &more, &["--batch", "8"]].concat();
     step(quiet, &words, &[("--root", coco), ("--weights", weights), ("--out", &store)], &[])?;
     let paths: [(&str, &Path); 2] = [("--recipe", &recipe), ("--out", &run)];
     let trained = step(quiet, &["train", "--split", "train"], &paths, &[&store])?;
