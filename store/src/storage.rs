@@ -79,14 +79,36 @@ pub struct Lock {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FsStorage;
 
+/// Bytes after which the kernel is told to begin writing. Left alone it waits for seconds or for gigabytes,
+/// and the sync of a unit's shards would then stall the pipeline for as long as they take.
+const WRITE_BEHIND_BYTES: u64 = 8 << 20;
+
 struct FsFile {
     file: File,
     path: PathBuf,
+    /// Bytes appended, and how many of them the kernel has been told to write.
+    appended: u64,
+    begun: u64,
+}
+
+impl FsFile {
+    fn write_behind(&mut self) {
+        let waiting = self.appended - self.begun;
+        if let Some(length) = std::num::NonZeroU64::new(waiting).filter(|n| n.get() >= WRITE_BEHIND_BYTES) {
+            // Of dirty pages this advice begins the writing and drops none; a file system that ignores it
+            // writes when `sync` says so.
+            let _ = rustix::fs::fadvise(&self.file, self.begun, Some(length), rustix::fs::Advice::DontNeed);
+            self.begun = self.appended;
+        }
+    }
 }
 
 impl StorageFile for FsFile {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(Error::io(&self.path))
+        self.file.write_all(bytes).map_err(Error::io(&self.path))?;
+        self.appended += bytes.len() as u64;
+        self.write_behind();
+        Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {
@@ -108,7 +130,7 @@ impl Storage for FsStorage {
             // system without locks has no reapers either.
             let locked = file.lock().is_ok();
             if !locked || file.metadata().map_err(Error::io(path))?.nlink() > 0 {
-                return Ok(Box::new(FsFile { file, path: path.to_owned() }));
+                return Ok(Box::new(FsFile { file, path: path.to_owned(), appended: 0, begun: 0 }));
             }
         }
     }
