@@ -1,7 +1,7 @@
 //! `featcache bench extract`: images a second, the share of the matrix-product peak, the cost of writing.
 //!
-//! Each repetition times, one after the other, the peak, a run into a null sink and a run into a store, so
-//! that a noisy machine hits all three alike; ratios are taken within a repetition.
+//! Each repetition times, one after the other, the peak, a run into a null sink and a run into a store (the
+//! two in turns first), so that a noisy machine hits all three alike; ratios are taken within a repetition.
 
 use super::{machine_line, show, write_section};
 use crate::cli::{BenchExtractArgs, Cli, Command};
@@ -142,26 +142,39 @@ fn bench_backbone(
     let mut bytes = 0;
     for repeat in 0..=args.repeats {
         let peak = gemm_peak(model.recipe.backbone.compute, model.backbone.device())?;
-        let listing = dataset.list(&model.recipe.preprocess)?;
-        let plan = Plan::new(&model.recipe, &listing, featcache_store::DEFAULT_SHARD_BYTES)?;
-        let (null_seconds, null_bytes) = timed(&model, &source, &NullSink::new(plan))?;
-        let out = folder.join(format!("store-{repeat}"));
-        let store = StoreWriter::create_or_resume(
-            &out,
-            &model.recipe,
-            &encodings,
-            || Ok(listing),
-            WriterOptions::default(),
-        )?;
-        let (store_seconds, _) = timed(&model, &source, &store)?;
-        drop(store);
-        std::fs::remove_dir_all(&out).with_context(|| out.display().to_string())?;
+        let into_null = || {
+            let listing = dataset.list(&model.recipe.preprocess)?;
+            let plan = Plan::new(&model.recipe, &listing, featcache_store::DEFAULT_SHARD_BYTES)?;
+            timed(&model, &source, &NullSink::new(plan))
+        };
+        let into_store = || {
+            let out = folder.join(format!("store-{repeat}"));
+            let listing = dataset.list(&model.recipe.preprocess)?;
+            let options = WriterOptions::default();
+            let store =
+                StoreWriter::create_or_resume(&out, &model.recipe, &encodings, || Ok(listing), options)?;
+            let timing = timed(&model, &source, &store)?;
+            drop(store);
+            std::fs::remove_dir_all(&out).with_context(|| out.display().to_string())?;
+            anyhow::Ok(timing)
+        };
+        // Taking turns at being first, so that a machine that slows down or speeds up favours neither.
+        let (null_run, store_run) = match repeat % 2 {
+            0 => {
+                let null_run = into_null()?;
+                (null_run, into_store()?)
+            }
+            _ => {
+                let store_run = into_store()?;
+                (into_null()?, store_run)
+            }
+        };
         // The first repetition warms caches, allocators and kernels.
         if repeat > 0 {
-            null.push(null_seconds);
-            stored.push(store_seconds);
+            null.push(null_run.0);
+            stored.push(store_run.0);
             peaks.push(peak);
-            bytes = null_bytes;
+            bytes = null_run.1;
         }
     }
     let size = parse_size(&args.size)?.padded(model.backbone.divisor());
