@@ -129,7 +129,7 @@ pub struct RecipeArgs {
     /// Resampling filter.
     #[arg(long, value_enum, default_value = "bilinear")]
     pub resampler: ResamplerArg,
-    /// Views of each sample.
+    /// Views of each sample: base, hflip, and scaleN or scaleN-hflip with N in hundredths (scale50).
     #[arg(long, value_delimiter = ',', default_value = "base", value_name = "VIEWS")]
     pub views: Vec<String>,
     /// Apply EXIF orientation (COCO's and ADE20K's labels are made without).

@@ -6,6 +6,7 @@ use crate::layout::{check_name, check_relative};
 use crate::spec::bucket_arrays;
 use crate::{
     Encodings, Error, Fingerprint, LevelSpec, ListedSample, Listing, Recipe, Result, RowId, SampleKey, Size,
+    ViewSpec,
 };
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -79,8 +80,8 @@ impl Plan {
         let mut failed: BTreeMap<_, Vec<(&ListedSample, String)>> = BTreeMap::new();
         for sample in samples {
             let split = sample.split.as_str();
-            for view in 0..recipe.views.len() {
-                match place(recipe, &sample.size) {
+            for (view, spec) in recipe.views.iter().enumerate() {
+                match place(recipe, spec, &sample.size) {
                     Ok(place) => {
                         placed.entry((split, view, place.bucket)).or_default().push((sample, place));
                     }
@@ -325,12 +326,16 @@ fn sorted_samples(listing: &Listing) -> Result<Vec<&ListedSample>> {
 }
 
 /// A sample's place except for its row, or why it cannot have one.
-fn place(recipe: &Recipe, size: &std::result::Result<Size, String>) -> std::result::Result<Place, String> {
+fn place(
+    recipe: &Recipe,
+    view: &ViewSpec,
+    size: &std::result::Result<Size, String>,
+) -> std::result::Result<Place, String> {
     let source = size.clone()?;
     if source.area() == 0 {
         return Err(format!("the picture is empty: {source}"));
     }
-    let valid = recipe.preprocess.resize.apply(source);
+    let valid = view.valid_size(recipe.preprocess.resize.apply(source));
     let bucket = valid.padded(recipe.preprocess.pad_divisor);
     let place = Place { bucket, row: 0, source, valid };
     check_place(&place, recipe.preprocess.pad_divisor).map(|()| place)

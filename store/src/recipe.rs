@@ -119,6 +119,7 @@ impl Recipe {
         let Preprocess { mean, std, pad_divisor, resize, .. } = &self.preprocess;
         resize.check()?;
         check_names("view", self.views.iter().map(|view| view.name.as_str()))?;
+        self.views.iter().try_for_each(ViewSpec::check)?;
         check_names("level", self.levels.iter().map(|level| level.name.as_str()))?;
         if !mean.iter().all(|v| v.is_finite()) || !std.iter().all(|v| v.is_finite() && *v > 0.0) {
             return Err(Error::invalid(format!(

@@ -3,6 +3,9 @@
 use crate::{Error, Result, Size};
 use serde::{Deserialize, Serialize};
 
+/// Largest and smallest scale of a view, in hundredths.
+const SCALES: std::ops::RangeInclusive<u32> = 1..=1000;
+
 /// One view of every sample. Nothing random happens at extraction: a view is data, never a die roll.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -11,16 +14,76 @@ pub struct ViewSpec {
     pub name: String,
     /// Mirrored left-right after resizing, before padding.
     pub hflip: bool,
+    /// Both sides of what the resize rule gives, in hundredths; left out of the JSON where it is 100.
+    #[serde(default = "whole", skip_serializing_if = "is_whole")]
+    pub scale_percent: u32,
+}
+
+fn whole() -> u32 {
+    100
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_whole(percent: &u32) -> bool {
+    *percent == whole()
 }
 
 impl ViewSpec {
-    /// The view of this name: `base` or `hflip`.
+    /// The picture as the resize rule leaves it.
+    pub fn base() -> Self {
+        Self { name: "base".into(), hflip: false, scale_percent: whole() }
+    }
+
+    /// The view of this name: `base`, `hflip`, `scaleN` or `scaleN-hflip`, where `N` is a scale in
+    /// hundredths.
     pub fn named(name: &str) -> Result<Self> {
+        let unknown = || {
+            Error::invalid(format!(
+                "view {name:?} is unknown: expected base, hflip, scaleN or scaleN-hflip with N in hundredths, \
+                 {} to {} but not 100",
+                SCALES.start(),
+                SCALES.end()
+            ))
+        };
+        let view = |hflip, scale_percent| Self { name: name.into(), hflip, scale_percent };
         match name {
-            "base" => Ok(Self { name: name.into(), hflip: false }),
-            "hflip" => Ok(Self { name: name.into(), hflip: true }),
-            _ => Err(Error::invalid(format!("view {name:?} is unknown: expected base or hflip"))),
+            "base" => Ok(Self::base()),
+            "hflip" => Ok(view(true, whole())),
+            _ => {
+                let scale = name.strip_prefix("scale").ok_or_else(unknown)?;
+                let (digits, hflip) =
+                    scale.strip_suffix("-hflip").map_or((scale, false), |digits| (digits, true));
+                let percent = digits.parse().map_err(|_| unknown())?;
+                let view = view(hflip, percent);
+                // One name for a view: no sign, no leading zeros, no second base.
+                let told = percent.to_string() == digits && percent != whole();
+                if told && view.check().is_ok() { Ok(view) } else { Err(unknown()) }
+            }
         }
+    }
+
+    /// Refuses scales outside of 0.01 to 10.
+    pub(crate) fn check(&self) -> Result<()> {
+        if SCALES.contains(&self.scale_percent) {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "view {}: scale_percent {}, expected {} to {}",
+            self.name,
+            self.scale_percent,
+            SCALES.start(),
+            SCALES.end()
+        )))
+    }
+
+    /// The size of a picture in this view, from what the resize rule makes of it: `int(x · scale + 0.5)`,
+    /// at least 1.
+    pub fn valid_size(&self, resized: Size) -> Size {
+        let side = |side: u32| {
+            let scaled = (u64::from(side) * u64::from(self.scale_percent) + 50) / 100;
+            u32::try_from(scaled).unwrap_or(u32::MAX).max(1)
+        };
+        Size::new(side(resized.height), side(resized.width))
     }
 }
 
@@ -89,6 +152,33 @@ mod tests {
         assert_eq!(geometry.box_to_view([10.0, 20.0, 40.0, 60.0]), [75.0, 10.0, 20.0, 30.0]);
         assert_eq!(geometry.point_to_view([0.0, 0.0]), [100.0, 0.0]);
         assert!(ViewSpec::named("base").unwrap().geometry(Size::new(0, 1), Size::new(1, 1)).is_err());
+    }
+
+    #[test]
+    fn scaled_views_have_names_and_sizes_of_their_own() {
+        let half = ViewSpec::named("scale50-hflip").unwrap();
+        assert_eq!((half.hflip, half.scale_percent), (true, 50));
+        assert_eq!(half.valid_size(Size::new(801, 1)), Size::new(401, 1));
+        assert_eq!(ViewSpec::named("scale150").unwrap().valid_size(Size::new(3, 5)), Size::new(5, 8));
+        assert_eq!(ViewSpec::base().valid_size(Size::new(801, 7)), Size::new(801, 7));
+        for bad in ["scale100", "scale0", "scale1001", "scale050", "scale+50", "scale", "scale50-vflip", "x"]
+        {
+            let error = ViewSpec::named(bad).unwrap_err().to_string();
+            assert!(error.contains(bad) && error.contains("scaleN"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_scale_of_one_is_not_written_and_others_are() {
+        let json = |name| serde_json::to_string(&ViewSpec::named(name).unwrap()).unwrap();
+        assert_eq!(json("base"), r#"{"name":"base","hflip":false}"#);
+        assert_eq!(json("scale50"), r#"{"name":"scale50","hflip":false,"scale_percent":50}"#);
+        for name in ["base", "scale50"] {
+            assert_eq!(
+                serde_json::from_str::<ViewSpec>(&json(name)).unwrap(),
+                ViewSpec::named(name).unwrap()
+            );
+        }
     }
 
     proptest! {

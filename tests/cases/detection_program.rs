@@ -4,6 +4,8 @@
 
 use featcache::scene::{SceneOptions, write_dataset};
 use featcache_heads::metric::coco::{GroundTruth, results};
+use featcache_heads::objects::{ObjectOptions, ObjectTruth};
+use featcache_store::{OpenOptions, Store};
 use featcache_tests::{done, run, text};
 use serde_json::Value;
 use std::path::Path;
@@ -20,6 +22,47 @@ fn size(path: &Path) -> (u32, u32) {
     (reader.info().height, reader.info().width)
 }
 
+/// A view's geometry is data: the truth of a half-size mirror image is the halved, mirrored truth, and a
+/// detector trains on it among the others.
+#[test]
+fn objects_follow_a_view_of_another_scale() {
+    let folder = tempfile::tempdir().unwrap();
+    write_dataset(&folder.path().join("scenes"), &SceneOptions { train: 2, val: 1, ..Default::default() })
+        .unwrap();
+    let (root, path) = (folder.path().join("scenes/coco"), folder.path().join("store"));
+    done(&format!(
+        "--quiet extract coco --root {} --split train --backbone fake --resize none --views base,scale50-hflip \
+         --out {}",
+        root.display(),
+        path.display()
+    ));
+    let store = Store::open(&path, OpenOptions::default()).unwrap();
+    let truth = ObjectTruth::new(&store, &ObjectOptions { semantic_classes: None }).unwrap();
+    let mut compared = 0;
+    for row in store.rows().iter().filter(|row| &*row.view == "base") {
+        let half = store.find(Some("train"), &row.key.0, "scale50-hflip").unwrap();
+        let (whole, half) = (truth.placed(row.id).unwrap(), truth.placed(half.id).unwrap());
+        let (large, small) = (whole.valid, half.valid);
+        assert_eq!((small.height, small.width), (large.height.div_ceil(2), large.width.div_ceil(2)));
+        let across = f64::from(small.width) / f64::from(large.width);
+        let down = f64::from(small.height) / f64::from(large.height);
+        assert_eq!(whole.classes, half.classes);
+        for (a, b) in whole.boxes.iter().zip(&half.boxes) {
+            let [x1, y1, x2, y2] = a.map(f64::from);
+            let width = f64::from(small.width);
+            let expected = [width - x2 * across, y1 * down, width - x1 * across, y2 * down];
+            let far = expected.iter().zip(b).any(|(a, b)| (a - f64::from(*b)).abs() > 1e-3);
+            assert!(!far, "{expected:?} {b:?}");
+            compared += 1;
+        }
+        for (a, b) in whole.masks.iter().zip(&half.masks).filter_map(|(a, b)| a.as_ref().zip(b.as_ref())) {
+            let (expected, found) = (a.area() as f64 * across * down, b.area() as f64);
+            assert!((found / expected - 1.0).abs() < 0.25, "{expected} {found}");
+        }
+    }
+    assert!(compared > 4);
+}
+
 #[test]
 fn detectors_through_the_program() {
     let folder = tempfile::tempdir().unwrap();
@@ -28,8 +71,8 @@ fn detectors_through_the_program() {
         .unwrap();
     let (root, store) = (at("scenes/coco"), at("store"));
     done(&format!(
-        "--quiet extract coco --root {root} --split train,val --backbone fake --resize none --views base,hflip \
-         --out {store}"
+        "--quiet extract coco --root {root} --split train,val --backbone fake --resize none \
+         --views base,hflip,scale50 --out {store}"
     ));
     let small = "[head]\nkind = \"detector\"\n[detector.neck]\nchannels = 16\noutputs = 4\n[detector.rpn]\n\
                  channels = 16\ntrain = { per_level = 50, keep = 40 }\ntest = { per_level = 50, keep = 40 }\n\
@@ -103,7 +146,7 @@ fn detectors_through_the_program() {
             at("truth")
         ));
         let pictures = sample["pictures"].as_array().unwrap();
-        assert_eq!(pictures.len(), 2, "one a view");
+        assert_eq!(pictures.len(), 3, "one a view");
         let [base, hflip] = [0, 1].map(|i| std::fs::read(pictures[i].as_str().unwrap()).unwrap());
         assert_ne!(base, hflip);
     }

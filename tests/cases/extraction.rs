@@ -164,6 +164,30 @@ fn views_are_of_the_mirrored_picture() {
     }
 }
 
+/// A scaled view is what extracting at that size gives: resized once, from the picture itself.
+#[test]
+fn views_of_other_scales_are_of_the_picture_at_that_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("p");
+    pictures(&root, 3);
+    let extract = |name: &str, size: &str| {
+        let store = folder.path().join(name);
+        let (root, store_path) = (root.display(), store.display());
+        done(&format!("--quiet extract folder --root {root} {FAKE} {size} --out {store_path}"));
+        features(&store)
+    };
+    let all = extract("all", "--resize 64,96 --views base,scale50,scale150-hflip");
+    let small = extract("small", "--resize 32,48");
+    let large = extract("large", "--resize 96,144 --views hflip");
+    assert_eq!(all.len(), 3 * 3 * 4);
+    for (alone, ours, theirs) in [(&small, "scale50", "base"), (&large, "scale150-hflip", "hflip")] {
+        for (key, values) in alone {
+            let key = key.replace(theirs, ours);
+            assert_eq!(&all[&key], values, "{key}");
+        }
+    }
+}
+
 /// Part of a dataset must not pass for the whole when the limit is left out or changed.
 #[test]
 fn a_store_with_a_limit_is_another_than_one_without() {

@@ -159,11 +159,8 @@ fn see(path_to_head: &PathToHead, path: &Path) -> Result<Seen> {
     let source = picture.size;
     let valid = preprocess.resize.apply(source);
     let padded = valid.padded(preprocess.pad_divisor);
-    let input = Preparation::of(preprocess, limits)?.prepare(
-        &bytes,
-        &ViewSpec { name: "base".to_owned(), hflip: false },
-        Planned { source, valid },
-    )?;
+    let input =
+        Preparation::of(preprocess, limits)?.prepare(&bytes, &ViewSpec::base(), Planned { source, valid })?;
     let pixels = preprocess::collate(&[input], padded, preprocess, model.backbone.device())?;
     let levels = model.backbone.forward(&pixels)?; // each [1, h, w, c]
     let maps = maps(path_to_head, &levels)?;

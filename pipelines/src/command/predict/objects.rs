@@ -67,7 +67,7 @@ impl Results {
     ) -> Result<Vec<ObjectFound>> {
         let detected = detector.detect(&seen.maps, &[seen.valid])?;
         let detections = detected.first().context("no result for the picture")?;
-        let view = ViewSpec { name: "base".to_owned(), hflip: false };
+        let view = ViewSpec::base();
         let geometry = view.geometry(seen.source, seen.valid)?;
         let way = WayBack { geometry, hflip: false, source: seen.source, paste: self.paste };
         let place = self.images.len() as i64 + 1;
