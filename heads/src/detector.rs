@@ -19,7 +19,7 @@ pub use weights::{Misshaped, Naming, WeightReport};
 
 use crate::losses::Losses;
 use crate::neck::Neck;
-use crate::neck::level_norm::LevelNorm;
+use crate::neck::levels::Levels;
 use crate::objects::Objects;
 use crate::parameter::Parameters;
 use crate::recipe::detector::DetectorRecipe;
@@ -35,10 +35,9 @@ use truths::Truths;
 /// caller.
 #[derive(Debug)]
 pub struct Detector {
-    levels: Vec<LevelSpec>,
+    levels: Levels,
     classes: usize,
     parameters: Parameters,
-    norm: Option<LevelNorm>,
     neck: Neck,
     proposer: Proposer,
     heads: RoiHeads,
@@ -64,14 +63,12 @@ impl Detector {
         }
         let strides = strides(&levels, recipe.neck.outputs as usize)?;
         let mut parameters = Parameters::new(device, Seed(seed).named("parameters"));
-        let norm = match recipe.level_norm {
-            true => Some(LevelNorm::new(&mut parameters, "neck.norms", &levels)?),
-            false => None,
-        };
-        let neck = Neck::new(&mut parameters, &recipe.neck, &levels, precision)?;
+        let levels = Levels::new(&mut parameters, levels, recipe.level_norm)?;
+        let neck = Neck::new(&mut parameters, &recipe.neck, levels.specs(), precision)?;
         let proposer = Proposer::new(&mut parameters, recipe, strides.clone(), precision)?;
-        let heads = RoiHeads::new(&mut parameters, recipe, &strides, levels.len(), classes, precision)?;
-        Ok(Self { levels, classes, parameters, norm, neck, proposer, heads, precision })
+        let heads =
+            RoiHeads::new(&mut parameters, recipe, &strides, levels.specs().len(), classes, precision)?;
+        Ok(Self { levels, classes, parameters, neck, proposer, heads, precision })
     }
 
     /// Its tensors, named as in mmdetection.
@@ -81,7 +78,7 @@ impl Detector {
 
     /// Levels it reads, in the order in which it wants their maps.
     pub fn levels(&self) -> &[LevelSpec] {
-        &self.levels
+        self.levels.specs()
     }
 
     /// Number of its classes, the background not counted.
@@ -96,22 +93,7 @@ impl Detector {
 
     /// The neck's outputs `[n, channels, h_i, w_i]` for maps `[n, c_i, h_i, w_i]`, one a level.
     pub fn pyramid(&self, maps: &[Tensor], phase: Phase) -> Result<Vec<Tensor>> {
-        if maps.len() != self.levels.len() {
-            let names: Vec<_> = self.levels.iter().map(|level| level.name.as_str()).collect();
-            let (found, names) = (maps.len(), names.join(", "));
-            return Err(Error::invalid(format!("{found} maps, expected one for each of {names}")));
-        }
-        for (map, level) in maps.iter().zip(&self.levels) {
-            let (_, channels, _, _) = map.size4()?;
-            if channels != i64::from(level.channels) {
-                let (name, expected) = (&level.name, level.channels);
-                return Err(Error::invalid(format!("{name} has {channels} channels, expected {expected}")));
-            }
-        }
-        match &self.norm {
-            Some(norm) => self.neck.forward(&norm.forward(maps)?, phase),
-            None => self.neck.forward(maps, phase),
-        }
+        self.neck.forward(&self.levels.forward(maps)?, phase)
     }
 
     /// Losses by part on a batch: maps `[n, c_i, h_i, w_i]`, one a level, and the truth of its n

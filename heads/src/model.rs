@@ -2,7 +2,7 @@
 //! stores, losses or files.
 
 use crate::head::{Head, Linear, Logits, UperNet};
-use crate::neck::level_norm::LevelNorm;
+use crate::neck::levels::Levels;
 use crate::parameter::Parameters;
 use crate::recipe::{HeadKind, HeadRecipe};
 use crate::seed::Seed;
@@ -14,10 +14,9 @@ use tch::{Device, Tensor};
 /// Level norms and a head. It has no backbone: its maps come from a store or from the caller.
 #[derive(Debug)]
 pub struct SemanticModel {
-    levels: Vec<LevelSpec>,
+    levels: Levels,
     classes: Vec<String>,
     parameters: Parameters,
-    norm: Option<LevelNorm>,
     head: Head,
     precision: Precision,
 }
@@ -36,29 +35,26 @@ impl SemanticModel {
             return Err(Error::invalid("a head needs at least one level and one class"));
         }
         let mut parameters = Parameters::new(device, Seed(seed).named("parameters"));
-        let norm = match recipe.level_norm {
-            true => Some(LevelNorm::new(&mut parameters, "neck.norms", &levels)?),
-            false => None,
-        };
+        let levels = Levels::new(&mut parameters, levels, recipe.level_norm)?;
         let count = classes.len() as i64;
         let head = match recipe.kind {
             HeadKind::Linear => {
                 let options = recipe.linear.clone().unwrap_or_default();
-                Head::Linear(Linear::new(&mut parameters, &options, &levels, count, precision)?)
+                Head::Linear(Linear::new(&mut parameters, &options, levels.specs(), count, precision)?)
             }
             HeadKind::UperNet => {
                 let options = recipe.upernet.clone().unwrap_or_default();
-                let head = UperNet::new(&mut parameters, &options, &levels, count, precision)?;
+                let head = UperNet::new(&mut parameters, &options, levels.specs(), count, precision)?;
                 Head::UperNet(Box::new(head))
             }
             HeadKind::Detector => return Err(Error::invalid("a detector is no semantic head")),
         };
-        Ok(Self { levels, classes, parameters, norm, head, precision })
+        Ok(Self { levels, classes, parameters, head, precision })
     }
 
     /// Levels it reads, in the order in which it wants their maps.
     pub fn levels(&self) -> &[LevelSpec] {
-        &self.levels
+        self.levels.specs()
     }
 
     /// Names of its classes, in order.
@@ -78,22 +74,7 @@ impl SemanticModel {
 
     /// Maps `[n, c, h, w]`, one a level, to logits at the finest level's size.
     pub fn forward(&self, maps: &[Tensor], phase: Phase) -> Result<Logits> {
-        if maps.len() != self.levels.len() {
-            let names: Vec<_> = self.levels.iter().map(|level| level.name.as_str()).collect();
-            let (found, names) = (maps.len(), names.join(", "));
-            return Err(Error::invalid(format!("{found} maps, expected one for each of {names}")));
-        }
-        for (map, level) in maps.iter().zip(&self.levels) {
-            let (_, channels, _, _) = map.size4()?;
-            if channels != i64::from(level.channels) {
-                let (name, expected) = (&level.name, level.channels);
-                return Err(Error::invalid(format!("{name} has {channels} channels, expected {expected}")));
-            }
-        }
-        match &self.norm {
-            Some(norm) => self.head.forward(&norm.forward(maps)?, phase),
-            None => self.head.forward(maps, phase),
-        }
+        self.head.forward(&self.levels.forward(maps)?, phase)
     }
 
     /// Classes of one picture from its maps `[1, c, h, w]`, one a level, finest first.

@@ -2,7 +2,8 @@
 
 pub mod bifpn;
 pub mod fpn;
-pub mod level_norm;
+mod level_norm;
+pub(crate) mod levels;
 
 use crate::parameter::Parameters;
 use crate::recipe::detector::{NeckKind, NeckOptions};

@@ -1,14 +1,14 @@
 //! Layer normalisation of every level over its channels: a frozen backbone's maps are not normalised,
 //! and their scales differ by level. Must not mix levels.
 
+use crate::Result;
 use crate::parameter::{Init, Parameters, Role};
-use crate::{Error, Result};
 use featcache_store::LevelSpec;
 use tch::{Kind, Tensor};
 
 /// One LayerNorm a level.
 #[derive(Debug)]
-pub struct LevelNorm {
+pub(super) struct LevelNorm {
     norms: Vec<(Tensor, Tensor)>,
 }
 
@@ -17,7 +17,7 @@ const EPSILON: f64 = 1e-5;
 
 impl LevelNorm {
     /// Tensors are called `{name}.{level}.weight` and `{name}.{level}.bias`.
-    pub fn new(parameters: &mut Parameters, name: &str, levels: &[LevelSpec]) -> Result<Self> {
+    pub(super) fn new(parameters: &mut Parameters, name: &str, levels: &[LevelSpec]) -> Result<Self> {
         let norms = levels
             .iter()
             .map(|level| {
@@ -31,12 +31,9 @@ impl LevelNorm {
         Ok(Self { norms })
     }
 
-    /// Each map `[n, c, h, w]` (channels_last) normalised at every cell; statistics in binary32.
-    pub fn forward(&self, maps: &[Tensor]) -> Result<Vec<Tensor>> {
-        if maps.len() != self.norms.len() {
-            let (found, expected) = (maps.len(), self.norms.len());
-            return Err(Error::invalid(format!("{found} maps, expected one for each of {expected} levels")));
-        }
+    /// Each map `[n, c, h, w]` (channels_last), one a level, normalised at every cell; statistics in
+    /// binary32.
+    pub(super) fn forward(&self, maps: &[Tensor]) -> Result<Vec<Tensor>> {
         let normalise = |(x, (weight, bias)): (&Tensor, &(Tensor, Tensor))| {
             let cells = x.f_permute([0, 2, 3, 1])?.f_to_kind(Kind::Float)?; // [n, h, w, c]
             let cells = cells.f_layer_norm(weight.size(), Some(weight), Some(bias), EPSILON, true)?;
