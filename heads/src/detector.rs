@@ -3,13 +3,12 @@
 
 mod box_loss;
 mod cascade;
-mod htc;
 mod inference;
-mod mask_rcnn;
 mod pooling;
 mod proposal;
 mod roi_heads;
 mod sampling;
+mod semantic_loss;
 mod stage;
 mod truths;
 mod weights;

@@ -3,9 +3,10 @@
 
 use crate::detector::inference::Detections;
 use crate::detector::pooling::{Maps, Pooler};
+use crate::detector::semantic_loss::semantic_loss;
 use crate::detector::stage::Stage;
 use crate::detector::truths::Truths;
-use crate::detector::{cascade, htc, inference, mask_rcnn};
+use crate::detector::{cascade, inference};
 use crate::head::semantic_branch::SemanticBranch;
 use crate::losses::Losses;
 use crate::parameter::Parameters;
@@ -18,7 +19,8 @@ use tch::Tensor;
 /// The heads.
 #[derive(Debug)]
 pub(super) struct RoiHeads {
-    kind: DetectorKind,
+    /// How its stages learn.
+    pub(super) kind: DetectorKind,
     /// In order.
     pub(super) stages: Vec<Stage>,
     /// From maps to regions.
@@ -86,18 +88,14 @@ impl RoiHeads {
         let mut embedding = None;
         if let Some((branch, options, scale)) = &self.semantic {
             let features = branch.features(levels, phase)?;
-            let loss = htc::semantic_loss(&branch.logits(&features, phase)?, pictures, options.weight)?;
+            let logits = branch.logits(&features, phase)?;
+            let loss = semantic_loss(&logits, pictures, options.weight)?;
             losses.parts.push(("loss_semantic_seg".to_owned(), loss));
             embedding = Some((branch.embedding(&features, phase)?, *scale));
         }
         let semantic = embedding.as_ref().map(|(embedding, scale)| (embedding, *scale));
         let maps = Maps { levels, semantic };
-        let train = match self.kind {
-            DetectorKind::MaskRcnn => mask_rcnn::losses,
-            DetectorKind::Cascade => cascade::losses,
-            DetectorKind::Htc => htc::losses,
-        };
-        train(self, maps, proposals, pictures, phase, seed, losses)
+        cascade::losses(self, maps, proposals, pictures, phase, seed, losses)
     }
 
     /// Detections of every picture from its proposals.

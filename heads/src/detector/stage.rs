@@ -21,6 +21,8 @@ use tch::{Kind, Reduction, Tensor};
 /// A stage.
 #[derive(Debug)]
 pub(super) struct Stage {
+    /// Number in the names of its tensors and losses; Mask R-CNN's only stage has none.
+    pub(super) number: Option<usize>,
     /// Its box head.
     pub(super) boxes: BoxHead,
     /// Its mask head.
@@ -55,9 +57,13 @@ impl Stage {
     ) -> Result<Self> {
         let (head, style) = (&recipe.head, recipe.style);
         let options = &head.stages[index];
-        let name = |part: &str| match head.kind {
-            DetectorKind::MaskRcnn => format!("roi_head.{part}"),
-            DetectorKind::Cascade | DetectorKind::Htc => format!("roi_head.{part}.{index}"),
+        let number = match head.kind {
+            DetectorKind::MaskRcnn => None,
+            DetectorKind::Cascade | DetectorKind::Htc => Some(index),
+        };
+        let name = |part: &str| match number {
+            None => format!("roi_head.{part}"),
+            Some(number) => format!("roi_head.{part}.{number}"),
         };
         let (input, count) = (i64::from(recipe.neck.channels), classes as i64);
         let boxes = BoxHead::new(parameters, &name("bbox_head"), &head.boxes, input, count, precision)?;
@@ -67,7 +73,8 @@ impl Stage {
         let stds = options.stds.map(|std| std as f32);
         let coder = DeltaCoder { stds, limit: ratio_limit(style) };
         let rule = RegionRule::new(head, options, style);
-        Ok(Self { boxes, masks, rule, coder, weight: options.weight, classes, options: head.clone(), style })
+        let (weight, options) = (options.weight, head.clone());
+        Ok(Self { number, boxes, masks, rule, coder, weight, classes, options, style })
     }
 
     /// The box head on regions.

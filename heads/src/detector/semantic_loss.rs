@@ -1,39 +1,9 @@
-//! Hybrid task cascade (Chen et al. 2019): a cascade in which the mask head of a stage learns from the
-//! regions that its box head moved, sampled anew (interleaved), and sees the features of the mask heads
-//! before it (mask information flow); with a semantic branch, all heads see its embedding.
+//! What the semantic branch learns from stuff maps. Must not know stages.
 
-use crate::detector::pooling::Maps;
-use crate::detector::roi_heads::RoiHeads;
 use crate::detector::truths::Truths;
 use crate::labels::IGNORE;
-use crate::losses::Losses;
-use crate::seed::Seed;
-use crate::{Error, Phase, Result};
+use crate::{Error, Result};
 use tch::{Reduction, Tensor};
-
-/// `s{i}.loss_cls`, `s{i}.loss_bbox` and `s{i}.loss_mask` of every stage.
-pub(super) fn losses(
-    heads: &RoiHeads,
-    maps: Maps<'_>,
-    proposals: &[Vec<[f32; 4]>],
-    pictures: &[Truths<'_>],
-    phase: Phase,
-    seed: Seed,
-    losses: &mut Losses,
-) -> Result<()> {
-    let mut proposals = proposals.to_vec();
-    for (i, stage) in heads.stages.iter().enumerate() {
-        let seed = seed.derive(i as u64);
-        let regions = stage.rule.sample(&proposals, pictures, seed);
-        let ([classes, boxes], output) = stage.box_losses(&heads.pooler, maps, &regions, phase)?;
-        proposals = stage.refined_proposals(&regions, output.as_ref(), pictures)?;
-        let regions = stage.rule.sample(&proposals, pictures, seed.named("masks"));
-        let masks = stage.mask_loss(&heads.stages[..i], &heads.pooler, maps, &regions, pictures, phase)?;
-        let parts = [("loss_cls", classes), ("loss_bbox", boxes), ("loss_mask", masks)];
-        losses.parts.extend(parts.map(|(name, value)| (format!("s{i}.{name}"), value)));
-    }
-    Ok(())
-}
 
 /// `loss_semantic_seg`: mean cross-entropy of logits `[n, classes, h, w]` over the labelled cells, times
 /// `weight`; 0 where nothing is labelled. A map's label at a cell is the one at the cell's first pixel
