@@ -1,16 +1,15 @@
 //! A small store whose features say which class their cell has, for the cases of loader and training.
 
+use crate::written_store::{WrittenStore, features, store_recipe};
 use featcache_heads::labels::{LabelRule, Placement, ZeroLabel};
 use featcache_heads::recipe::TrainRecipe;
 use featcache_heads::seed::Seed;
 use featcache_store::listing::Label;
-use featcache_store::sink::{FeatureSink, UnitSink};
 use featcache_store::{
-    Annotation, BackboneSpec, Block, Category, Compute, DType, Encoding, Encodings, Finish, LevelSpec,
-    ListedSample, Listing, OpenOptions, Preprocess, Recipe, ResizeRule, RowId, RowOutcome, SampleKey, Size,
-    Store, StoreWriter, ViewSpec, WriterOptions,
+    Annotation, Block, Category, DType, LevelSpec, ListedSample, Listing, Place, PlanRow, ResizeRule, RowId,
+    RowOutcome, SampleKey, Size, WriterOptions,
 };
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Keys of a short run of twelve steps over several epochs.
 pub(crate) const STEPS: &str =
@@ -40,26 +39,6 @@ impl Default for DrawnStore {
             large_label: None,
             prefix: "",
         }
-    }
-}
-
-/// A drawn store on disk, gone when dropped.
-#[derive(Debug)]
-pub(crate) struct Written {
-    folder: tempfile::TempDir,
-}
-
-impl Written {
-    pub(crate) fn root(&self) -> &Path {
-        self.folder.path()
-    }
-
-    pub(crate) fn folder(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub(crate) fn open(&self) -> Store {
-        Store::open(&self.folder("store"), OpenOptions::default()).unwrap()
     }
 }
 
@@ -93,68 +72,13 @@ const SPLITS: [(&str, usize); 2] = [("train", 21), ("val", 7)];
 impl DrawnStore {
     /// 21 train and 7 val samples of two sizes in views `base` and `hflip`; `train-07` failed, `val-03`
     /// has no label map. Labels are blocks of 32 pixels in the picture, with ignored ones.
-    pub(crate) fn write(&self) -> Written {
-        let folder = tempfile::tempdir().unwrap();
-        let recipe = self.store_recipe();
-        let encodings = Encodings::uniform(&recipe.levels, Encoding::F32);
+    pub(crate) fn write(&self) -> WrittenStore {
+        let recipe = store_recipe(self.weights, ResizeRule::KeepRatio { short: 64, long: 128 }, [8, 12, 16]);
         let options = WriterOptions { shard_bytes: Some(100_000), ..WriterOptions::default() };
-        let path = folder.path().join("store");
-        let writer =
-            StoreWriter::create_or_resume(&path, &recipe, &encodings, || Ok(self.listing()), options)
-                .unwrap();
-        for unit in writer.missing_units().unwrap() {
-            let mut sink = writer.begin(&unit).unwrap();
-            for id in unit.rows.start.0..unit.rows.end.0 {
-                let row = writer.plan().rows()[id as usize].clone();
-                let place = row.place.unwrap();
-                let outcome = match row.key.0.as_str() {
-                    "train-07" => RowOutcome::Failed { reason: "drawn to fail".into(), source_blake3: None },
-                    key => RowOutcome::Features {
-                        blocks: recipe
-                            .levels
-                            .iter()
-                            .map(|level| {
-                                self.block(RowId(id), key, &row.view, place.valid, place.bucket, level)
-                            })
-                            .collect(),
-                        source_blake3: "ef".repeat(32),
-                    },
-                };
-                sink.append(outcome).unwrap();
-            }
-            sink.commit().unwrap();
-        }
-        assert!(matches!(writer.finish().unwrap(), Finish::Done));
-        Written { folder }
-    }
-
-    fn store_recipe(&self) -> Recipe {
-        let level = |name: &str, stride, channels| LevelSpec {
-            name: name.into(),
-            stride,
-            channels,
-            tap: format!("tap-{name}"),
-            norm: "none".into(),
-        };
-        Recipe {
-            backbone: BackboneSpec {
-                name: "drawn".into(),
-                weights_blake3: self.weights.repeat(32),
-                compute: Compute::Fp32,
-                options: Default::default(),
-            },
-            preprocess: Preprocess {
-                decoder: "none".into(),
-                exif_transpose: false,
-                resize: ResizeRule::KeepRatio { short: 64, long: 128 },
-                resampler: "pillow-bilinear-hv".into(),
-                mean: [0.5; 3],
-                std: [0.5; 3],
-                pad_divisor: 32,
-            },
-            views: vec![ViewSpec::named("base").unwrap(), ViewSpec::named("hflip").unwrap()],
-            levels: vec![level("p2", 4, 8), level("p3", 8, 12), level("p4", 16, 16)],
-        }
+        WrittenStore::new(&recipe, self.listing(), options, |id, row| match row.key.0.as_str() {
+            "train-07" => RowOutcome::Failed { reason: "drawn to fail".into(), source_blake3: None },
+            _ => features(recipe.levels.iter().map(|level| self.block(id, row, level))),
+        })
     }
 
     fn listing(&self) -> Listing {
@@ -207,11 +131,13 @@ impl DrawnStore {
 
     /// One level of a row: channel c of a cell is 2 where its class is c mod 4 and 0 elsewhere, plus
     /// noise; ignored and padded cells are noise alone. The scale grows with the level.
-    fn block(&self, id: RowId, key: &str, view: &str, valid: Size, padded: Size, level: &LevelSpec) -> Block {
+    fn block(&self, id: RowId, row: &PlanRow, level: &LevelSpec) -> Block {
+        let (key, Place { bucket: padded, valid, .. }) = (row.key.0.as_str(), row.place.clone().unwrap());
+        let hflip = &*row.view == "hflip";
         let rule = LabelRule::new(&self.categories(), ZeroLabel::Ignore).unwrap();
         let plain = Self { large_label: None, ..self.clone() };
         let target = rule.target(&plain.label_png(key), source_size(key)).unwrap();
-        let target = target.place(Placement { valid, hflip: view == "hflip", padded });
+        let target = target.place(Placement { valid, hflip, padded });
         let [h, w, c] = level.shape(padded);
         let mut stream = Seed(id.0).named(&level.name).stream();
         let mut bytes = Vec::with_capacity(h * w * c * 4);

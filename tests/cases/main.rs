@@ -35,3 +35,4 @@ mod swin_v2;
 mod training;
 mod weights;
 mod worker;
+mod written_store;

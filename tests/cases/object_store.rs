@@ -1,17 +1,16 @@
 //! A small store with objects in COCO's form whose features say where they are, for the cases of training
 //! detectors.
 
+use crate::written_store::{WrittenStore, features, store_recipe};
 use featcache_heads::mask::Segmentation;
 use featcache_heads::recipe::TrainRecipe;
 use featcache_heads::seed::Seed;
 use featcache_store::listing::Label;
-use featcache_store::sink::{FeatureSink, UnitSink};
 use featcache_store::{
-    Annotation, BackboneSpec, Block, Category, Compute, DType, Encoding, Encodings, Finish, LevelSpec,
-    ListedSample, Listing, OpenOptions, Preprocess, Recipe, ResizeRule, RowId, RowOutcome, SampleKey, Size,
-    Store, StoreWriter, ViewSpec, WriterOptions,
+    Annotation, Block, Category, DType, LevelSpec, ListedSample, Listing, Place, PlanRow, ResizeRule, RowId,
+    SampleKey, Size, WriterOptions,
 };
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Ids and names of the categories; the ids have gaps.
 pub(crate) const CATEGORIES: [(i64, &str); 3] = [(2, "block"), (5, "wedge"), (9, "tower")];
@@ -33,26 +32,6 @@ impl Default for ObjectStore {
     fn default() -> Self {
         let category_ids = CATEGORIES.map(|(id, _)| id);
         Self { category_ids, more: Vec::new(), poisoned: None, train: 8 }
-    }
-}
-
-/// A store on disk, gone when dropped.
-#[derive(Debug)]
-pub(crate) struct Written {
-    folder: tempfile::TempDir,
-}
-
-impl Written {
-    pub(crate) fn root(&self) -> &Path {
-        self.folder.path()
-    }
-
-    pub(crate) fn folder(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub(crate) fn open(&self) -> Store {
-        Store::open(&self.folder("store"), OpenOptions::default()).unwrap()
     }
 }
 
@@ -98,36 +77,11 @@ pub(crate) fn polygon(category_id: i64, bbox: [f64; 4], points: &[f64]) -> Label
 impl ObjectStore {
     /// Samples of two sizes in views `base` and `hflip`, each with two or three objects; `train-02` has
     /// none and `train-05` a crowd; split `val` has two of its own.
-    pub(crate) fn write(&self) -> Written {
-        let folder = tempfile::tempdir().unwrap();
-        let recipe = store_recipe();
-        let encodings = Encodings::uniform(&recipe.levels, Encoding::F32);
-        let path = folder.path().join("store");
-        let writer = StoreWriter::create_or_resume(
-            &path,
-            &recipe,
-            &encodings,
-            || Ok(self.listing()),
-            WriterOptions::default(),
-        )
-        .unwrap();
-        for unit in writer.missing_units().unwrap() {
-            let mut sink = writer.begin(&unit).unwrap();
-            for id in unit.rows.start.0..unit.rows.end.0 {
-                let row = writer.plan().rows()[id as usize].clone();
-                let place = row.place.unwrap();
-                let levels = recipe.levels.iter();
-                let blocks = levels
-                    .map(|level| {
-                        self.block(RowId(id), &row.key.0, &row.view, place.valid, place.bucket, level)
-                    })
-                    .collect();
-                sink.append(RowOutcome::Features { blocks, source_blake3: "ef".repeat(32) }).unwrap();
-            }
-            sink.commit().unwrap();
-        }
-        assert!(matches!(writer.finish().unwrap(), Finish::Done));
-        Written { folder }
+    pub(crate) fn write(&self) -> WrittenStore {
+        let recipe = store_recipe("ab", ResizeRule::KeepRatio { short: 96, long: 160 }, [6, 9, 12]);
+        WrittenStore::new(&recipe, self.listing(), WriterOptions::default(), |id, row| {
+            features(recipe.levels.iter().map(|level| self.block(id, row, level)))
+        })
     }
 
     fn listing(&self) -> Listing {
@@ -167,8 +121,10 @@ impl ObjectStore {
 
     /// One level of a row: channel c of a cell is 2 where an object of class c mod 3 lies and 0 elsewhere,
     /// plus noise. The scale grows with the level.
-    fn block(&self, id: RowId, key: &str, view: &str, valid: Size, padded: Size, level: &LevelSpec) -> Block {
-        let (width, hflip) = (padded.width as usize, view == "hflip");
+    fn block(&self, id: RowId, row: &PlanRow, level: &LevelSpec) -> Block {
+        let (key, Place { bucket: padded, valid, .. }) = (row.key.0.as_str(), row.place.clone().unwrap());
+        let hflip = &*row.view == "hflip";
+        let width = padded.width as usize;
         let mut classes = vec![usize::MAX; padded.area() as usize];
         for label in objects(key) {
             let Label::Object { category_id, segmentation: Some(text), iscrowd: false, .. } = label else {
@@ -195,35 +151,6 @@ impl ObjectStore {
             }
         }
         Block { shape: [h, w, c], dtype: DType::F32, bytes }
-    }
-}
-
-fn store_recipe() -> Recipe {
-    let level = |name: &str, stride, channels| LevelSpec {
-        name: name.into(),
-        stride,
-        channels,
-        tap: format!("tap-{name}"),
-        norm: "none".into(),
-    };
-    Recipe {
-        backbone: BackboneSpec {
-            name: "drawn".into(),
-            weights_blake3: "ab".repeat(32),
-            compute: Compute::Fp32,
-            options: Default::default(),
-        },
-        preprocess: Preprocess {
-            decoder: "none".into(),
-            exif_transpose: false,
-            resize: ResizeRule::KeepRatio { short: 96, long: 160 },
-            resampler: "pillow-bilinear-hv".into(),
-            mean: [0.5; 3],
-            std: [0.5; 3],
-            pad_divisor: 32,
-        },
-        views: vec![ViewSpec::named("base").unwrap(), ViewSpec::named("hflip").unwrap()],
-        levels: vec![level("p2", 4, 6), level("p3", 8, 9), level("p4", 16, 12)],
     }
 }
 
