@@ -1,6 +1,7 @@
 //! Detectors: recipes and presets, parity with torchvision and with an independent reference of cascade,
 //! HTC and BiFPN, weights of others, bad input.
 
+use crate::drawn_tensor::{draw, filled};
 use featcache_heads::detector::{Detector, Naming};
 use featcache_heads::labels::{IGNORE, Target};
 use featcache_heads::losses::Losses;
@@ -37,30 +38,6 @@ const PRESETS: [Preset; 6] = [
     Preset::Torchvision,
     Preset::TorchvisionV2,
 ];
-
-/// The script's `draw`: uniform in `[low, high)` by name.
-fn draw(name: &str, shape: &[i64], low: f64, high: f64) -> Tensor {
-    let mut stream = Seed(7).named(name).stream();
-    let count = shape.iter().product::<i64>();
-    let values: Vec<f32> = (0..count).map(|_| (low + (high - low) * stream.uniform()) as f32).collect();
-    Tensor::from_slice(&values).reshape(shape)
-}
-
-/// The script's `fill`.
-fn filled(name: &str, shape: &[i64]) -> Tensor {
-    match shape {
-        [_] if name.ends_with("weight") || name.ends_with("running_var") => draw(name, shape, 0.5, 1.5),
-        _ if name.contains(".weights") => draw(name, shape, -0.2, 1.5),
-        [_] => draw(name, shape, -0.2, 0.2),
-        [_, rest @ ..] => {
-            let he = (6.0 / rest.iter().product::<i64>() as f64).sqrt();
-            let deltas = name.contains("reg") || name.contains("bbox_pred");
-            let bound = if deltas { 0.04 * he } else { he };
-            draw(name, shape, -bound, bound)
-        }
-        [] => unreachable!("no scalars among parameters"),
-    }
-}
 
 fn goldens() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/detector.json");

@@ -3,6 +3,7 @@
 //! another order, nothing else differs. Gradients get 5e-4 of their norm: torch's own binary32 ones are
 //! up to 3e-4 away from the goldens, which are computed in binary64.
 
+use crate::drawn_tensor::{draw, filled};
 use featcache_heads::head::{AuxiliaryOptions, UperNetOptions};
 use featcache_heads::loss::{Average, cross_entropy};
 use featcache_heads::model::SemanticModel;
@@ -22,27 +23,6 @@ use tch::{Device, Kind, Tensor};
 const CLASSES: i64 = 5;
 const LEVELS: [(&str, u32, [i64; 2]); 4] =
     [("p2", 16, [24, 18]), ("p3", 24, [12, 9]), ("p4", 32, [6, 5]), ("p5", 48, [3, 3])];
-
-/// The script's `draw`: uniform in `[low, high)` by name.
-fn draw(name: &str, shape: &[i64], low: f64, high: f64) -> Tensor {
-    let mut stream = Seed(7).named(name).stream();
-    let count = shape.iter().product::<i64>();
-    let values: Vec<f32> = (0..count).map(|_| (low + (high - low) * stream.uniform()) as f32).collect();
-    Tensor::from_slice(&values).reshape(shape)
-}
-
-/// The script's `fill`.
-fn filled(name: &str, shape: &[i64]) -> Tensor {
-    match shape {
-        [_] if name.ends_with("weight") || name.ends_with("running_var") => draw(name, shape, 0.5, 1.5),
-        [_] => draw(name, shape, -0.2, 0.2),
-        [_, rest @ ..] => {
-            let bound = (6.0 / rest.iter().product::<i64>() as f64).sqrt();
-            draw(name, shape, -bound, bound)
-        }
-        [] => unreachable!("no scalars among parameters"),
-    }
-}
 
 fn goldens() -> BTreeMap<String, Tensor> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/heads.safetensors");

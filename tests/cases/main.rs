@@ -15,6 +15,7 @@ mod detector_training;
 mod doctor;
 mod drawn_coco;
 mod drawn_store;
+mod drawn_tensor;
 mod extraction;
 mod flipped_bits;
 mod golden_store;

@@ -19,16 +19,10 @@ from pycocotools import mask as masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from safetensors.numpy import save_file
+from seed import GOLDEN, MASK, mix
 
 CASES = 500
-GOLDEN, MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
 TYPES = ["bbox", "segm"]
-
-
-def mix(x):
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
-    return x ^ (x >> 31)
 
 
 class Draw:

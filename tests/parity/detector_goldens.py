@@ -2,7 +2,7 @@
 R-CNN, HTC and BiFPN written down here from their published definitions on torchvision's operators.
 
 Makes tests/golden/detector.json, which tests/cases/detector.rs compares with. Inputs and weights are not
-stored: both sides draw them from the same hash (`draw`), by the names of the state dicts. Of large tensors
+stored: both sides draw them from the same hash (`drawn_tensor.py`), by the names of the state dicts. Of large tensors
 the golden holds norm and projection on a drawn direction. Samplers take all, so nothing is random.
 
 Needs: torch 2.11, torchvision 0.26, numpy. Run from the workspace root:
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from drawn_tensor import draw, fill
 from torchvision.models.detection import _utils as det_utils
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
@@ -29,40 +30,6 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, batched_n
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 torch.set_num_threads(1)
-GOLDEN, MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
-
-
-def mix(x):
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
-    return x ^ (x >> 31)
-
-
-def derive(seed, number):
-    return mix(seed ^ mix((number + GOLDEN) & MASK))
-
-
-def named(seed, name):
-    seed = derive(seed, len(name.encode()))
-    for byte in name.encode():
-        seed = derive(seed, byte)
-    return seed
-
-
-def bits(name, count):
-    """heads::seed::Seed(7).named(name).stream(), as numpy uint64."""
-    with np.errstate(over="ignore"):
-        x = np.uint64(named(7, name)) + np.uint64(GOLDEN) * np.arange(1, count + 1, dtype=np.uint64)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def draw(name, shape, low=-1.0, high=1.0):
-    """Uniform float32 in [low, high)."""
-    u = (bits(name, math.prod(shape)) >> np.uint64(11)).astype(np.float64) / 2.0**53
-    return torch.from_numpy((low + (high - low) * u).astype(np.float32).reshape(shape))
-
 
 CLASSES = 5
 STUFF = 7
@@ -78,32 +45,6 @@ OBJECTS = [
     [(5.0, 60.0, 90.0, 125.0, 1), (30.0, 3.0, 49.5, 28.0, 3)],
     [],
 ]
-
-
-def bound(name, shape):
-    """Half the width of a weight's interval: He et al. 2015, but deltas small enough to stay boxes."""
-    he = math.sqrt(6.0 / math.prod(shape[1:]))
-    if "reg" in name or "bbox_pred" in name:
-        return 0.04 * he
-    return he
-
-
-def fill(module):
-    """Draws every tensor of the state dict by its name."""
-    with torch.no_grad():
-        for name, tensor in module.state_dict().items():
-            if name.endswith("num_batches_tracked"):
-                continue
-            shape = list(tensor.shape)
-            if len(shape) == 1 and (name.endswith("weight") or name.endswith("running_var")):
-                tensor.copy_(draw(name, shape, 0.5, 1.5))
-            elif name.endswith("combine.weights") or ".weights" in name:
-                tensor.copy_(draw(name, shape, -0.2, 1.5))
-            elif len(shape) == 1:
-                tensor.copy_(draw(name, shape, -0.2, 0.2))
-            else:
-                b = bound(name, shape)
-                tensor.copy_(draw(name, shape, -b, b))
 
 
 def maps():

@@ -1,7 +1,7 @@
 """Goldens of the heads: the reference computations, written down in torch, numpy and OpenCV.
 
 Makes tests/golden/heads.safetensors and tests/golden/heads.json, which tests/cases/{heads,mean_iou}.rs
-compare with. Inputs and weights are not stored: both sides draw them from the same hash (`draw`).
+compare with. Inputs and weights are not stored: both sides draw them from the same hash (`drawn_tensor.py`).
 
 Needs: torch 2.11, numpy, safetensors, opencv-python-headless 4.11. Run from the workspace root:
     python tests/parity/heads_goldens.py
@@ -16,42 +16,11 @@ import numpy as np
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from drawn_tensor import draw, fill
 from safetensors.torch import save_file
+from seed import bits
 
 torch.set_num_threads(1)
-GOLDEN, MASK = 0x9E3779B97F4A7C15, (1 << 64) - 1
-
-
-def mix(x):
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
-    return x ^ (x >> 31)
-
-
-def derive(seed, number):
-    return mix(seed ^ mix((number + GOLDEN) & MASK))
-
-
-def named(seed, name):
-    seed = derive(seed, len(name.encode()))
-    for byte in name.encode():
-        seed = derive(seed, byte)
-    return seed
-
-
-def bits(name, count):
-    """heads::seed::Seed(7).named(name).stream(), as numpy uint64."""
-    with np.errstate(over="ignore"):
-        x = np.uint64(named(7, name)) + np.uint64(GOLDEN) * np.arange(1, count + 1, dtype=np.uint64)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def draw(name, shape, low=-1.0, high=1.0):
-    """Uniform float32 in [low, high)."""
-    u = (bits(name, math.prod(shape)) >> np.uint64(11)).astype(np.float64) / 2.0**53
-    return torch.from_numpy((low + (high - low) * u).astype(np.float32).reshape(shape))
 
 
 def resize(x, size):
@@ -150,21 +119,6 @@ class Model(nn.Module):
         ]
         main = self.decode_head(maps)
         return main, self.auxiliary_head(maps[2]) if self.auxiliary_head else None
-
-
-def fill(model):
-    """Every tensor of the model from the hash, by its name; variances and scales near 1."""
-    for name, tensor in model.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            continue
-        one_d_weight = tensor.ndim == 1 and (name.endswith("weight") or name.endswith("running_var"))
-        if one_d_weight:
-            tensor.copy_(draw(name, tensor.shape, 0.5, 1.5))
-        elif tensor.ndim == 1:
-            tensor.copy_(draw(name, tensor.shape, -0.2, 0.2))
-        else:
-            bound = math.sqrt(6.0 / math.prod(tensor.shape[1:]))
-            tensor.copy_(draw(name, tensor.shape, -bound, bound))
 
 
 def target():

@@ -19,9 +19,9 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from heads_goldens import bits, derive, named
 from pycocotools import mask as coco
 from safetensors.torch import save_file
+from seed import bits, derive, named
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import roi_align
 
