@@ -8,8 +8,9 @@ use featcache_heads::tensor::feature_map;
 use featcache_store::{Batch, OpenOptions, ReadOptions, Store};
 use featcache_tests::{done, featcache, jpeg, run, samples, text, workspace};
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use tch::Device;
 
@@ -147,6 +148,12 @@ fn doctor_and_benchmarks_speak_json_and_clean_up() {
     assert_eq!(files(&dir), [dir.join("notes.txt")], "after a failure too");
 }
 
+/// As Ctrl-C does.
+fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+}
+
 /// Scenes, and a store of the backbone's features of them.
 fn scenes_and_store(folder: &Path, backbone: &str) -> (PathBuf, PathBuf) {
     let (drawn, store) = (folder.join("drawn"), folder.join("store"));
@@ -180,8 +187,7 @@ fn an_interrupted_training_ends_with_6_and_goes_on() {
         assert!(begin.elapsed() < Duration::from_secs(60), "training does not start");
         std::thread::sleep(Duration::from_millis(2));
     }
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT)
-        .unwrap();
+    interrupt(&child);
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(6), "{}", text(&output.stderr));
     let stopped: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -193,6 +199,37 @@ fn an_interrupted_training_ends_with_6_and_goes_on() {
     assert_eq!(fields, [Value::from(step), Value::from(300), Value::from(false)]);
     let scored = json(&format!("eval {} {}", out.display(), store.display()));
     assert_eq!(scored["step"], 300);
+}
+
+/// libtorch's threads are in the middle of a step: nothing that they use may be destroyed under them.
+#[test]
+fn a_second_interruption_ends_a_training_at_once_with_130() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_, store) = scenes_and_store(folder.path(), "--backbone fake --compute fp32");
+    let (recipe, out) = (folder.path().join("recipe.toml"), folder.path().join("run"));
+    // Steps of many seconds: the first signal is not answered by the end of one.
+    std::fs::write(&recipe, "[head]\nkind = \"upernet\"\n[train]\nsteps = 300\nbatch = 64\n").unwrap();
+    let args = format!(
+        "--quiet train {} --device cpu --threads 2 --recipe {} --out {}",
+        store.display(),
+        recipe.display(),
+        out.display()
+    );
+    let mut child =
+        featcache().args(args.split(' ')).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let begin = Instant::now();
+    while !out.is_dir() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "training does not start");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    // Into the first step.
+    std::thread::sleep(Duration::from_millis(700));
+    interrupt(&child);
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("once more to stop at once"));
+    interrupt(&child);
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130), "{status}");
 }
 
 #[test]
