@@ -1,6 +1,6 @@
 //! The progress line of an extraction: the only place that draws. Stages send counters, this reads them.
 
-use featcache_extractor::counters::Counters;
+use featcache_extractor::counters::{Bottleneck, Counters};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -46,7 +46,8 @@ fn draw(counters: &Counters, stop: &AtomicBool) {
         Some(counters.total()),
         if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
     );
-    if let Ok(style) = ProgressStyle::with_template("{bar:32} {pos}/{len} {wide_msg}") {
+    // The bar takes what the text leaves, on a narrow terminal nothing.
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {msg}") {
         bar.set_style(style.progress_chars("━━╌"));
     }
     let started = Instant::now();
@@ -54,14 +55,14 @@ fn draw(counters: &Counters, stop: &AtomicBool) {
     let mut rate = Rate::default();
     loop {
         let stopping = stop.load(Ordering::Relaxed);
-        let line = line(counters, rate.update(counters.computed(), started.elapsed()));
+        let line = Line::new(counters, rate.update(counters.computed(), started.elapsed())).to_string();
         bar.set_length(counters.total());
         bar.set_position(counters.done());
-        bar.set_message(line.clone());
         if !terminal && (last_line.elapsed() >= PLAIN_LINE) {
-            log::info!("{}/{} {line}", counters.done(), counters.total());
+            log::info!("{line}");
             last_line = Instant::now();
         }
+        bar.set_message(line);
         if stopping {
             bar.finish_and_clear();
             return;
@@ -70,20 +71,69 @@ fn draw(counters: &Counters, stop: &AtomicBool) {
     }
 }
 
-/// `3.42 img/s · 1.25 GB · 2m 10s left · 0 failed · backbone-bound`
-fn line(counters: &Counters, images_per_second: f64) -> String {
-    let left = counters.total().saturating_sub(counters.done());
-    let eta = if images_per_second > 0.0 {
-        format!("{} left", duration(left as f64 / images_per_second))
-    } else {
-        "estimating".to_owned()
+/// What one line says: `36781/118287 3.42 img/s · 125 GB · 9h 36m left · 0 failed · backbone-bound`.
+#[derive(Debug, Clone, Copy)]
+pub struct Line {
+    /// Rows done.
+    pub done: u64,
+    /// Rows of the plan.
+    pub total: u64,
+    /// Images a second; 0 as long as it is not known.
+    pub images_per_second: f64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// Rows that failed.
+    pub failed: u64,
+    /// What holds the others up.
+    pub bottleneck: Bottleneck,
+}
+
+impl Line {
+    /// Columns that it fits, with a space in front.
+    pub const COLUMNS: usize = 80;
+
+    fn new(counters: &Counters, images_per_second: f64) -> Self {
+        Self {
+            done: counters.done(),
+            total: counters.total(),
+            images_per_second,
+            bytes: counters.bytes(),
+            failed: counters.failed(),
+            bottleneck: counters.bottleneck(),
+        }
+    }
+}
+
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { done, total, images_per_second, bytes, failed, bottleneck } = *self;
+        let left = match images_per_second {
+            0.0 => "estimating".to_owned(),
+            rate => format!("{} left", duration(total.saturating_sub(done) as f64 / rate)),
+        };
+        let parts = [
+            format!("{} img/s", figures(images_per_second)),
+            with_unit(bytes, figures),
+            left,
+            format!("{failed} failed"),
+            bottleneck.to_string(),
+        ];
+        let line = format!("{done}/{total} {}", parts.join(" · "));
+        match line.chars().count() < Self::COLUMNS {
+            true => f.write_str(&line),
+            false => write!(f, "{done}/{total} {}", parts.join(" ")),
+        }
+    }
+}
+
+/// A number's first three figures.
+fn figures(value: f64) -> String {
+    let decimals = match value {
+        ..10.0 => 2,
+        10.0..100.0 => 1,
+        _ => 0,
     };
-    format!(
-        "{images_per_second:.2} img/s · {} · {eta} · {} failed · {}",
-        bytes(counters.bytes()),
-        counters.failed(),
-        counters.bottleneck()
-    )
+    format!("{value:.decimals$}")
 }
 
 /// Images a second over a sliding window, so that the estimate follows a change of buckets or of disk speed.
@@ -110,14 +160,18 @@ impl Rate {
 
 /// A number of bytes in decimal units, as disks are sold.
 pub fn bytes(count: u64) -> String {
+    with_unit(count, |value| format!("{value:.2}"))
+}
+
+fn with_unit(count: u64, digits: impl Fn(f64) -> String) -> String {
     let mut value = count as f64;
     for unit in ["B", "kB", "MB", "GB"] {
         if value < 1000.0 {
-            return if unit == "B" { format!("{count} B") } else { format!("{value:.2} {unit}") };
+            return if unit == "B" { format!("{count} B") } else { format!("{} {unit}", digits(value)) };
         }
         value /= 1000.0;
     }
-    format!("{value:.2} TB")
+    format!("{} TB", digits(value))
 }
 
 /// Seconds as a person says them.

@@ -29,6 +29,7 @@ mod object_store;
 mod pictures;
 mod pixels;
 mod program;
+mod progress_line;
 mod roi_align_times;
 mod scenes;
 mod stages;
