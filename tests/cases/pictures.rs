@@ -1,6 +1,7 @@
 //! Pictures: the principal axes are the true ones, colours are shared, and nothing that is drawn
 //! anywhere, at any size, panics.
 
+use featcache::picture::instances::{Bitmap, Instance};
 use featcache::picture::overlay::{self, BoxMark, LabelMap};
 use featcache::picture::{Canvas, LevelMap, Palette, PcaBasis, Sheet, SheetRow, TextSize, text_width};
 use proptest::prelude::*;
@@ -173,6 +174,28 @@ fn png_files_hold_the_pixels() {
     let missing = dir.path().join("no folder/a.png");
     let error = format!("{:#}", canvas.write_png(&missing).unwrap_err());
     assert!(error.contains("no folder"), "{error}");
+}
+
+#[test]
+fn captions_of_one_place_lie_side_by_side() {
+    let palette = Palette::new(2);
+    let mark = |class| BoxMark { bbox: [40.0, 60.0, 90.0, 70.0], caption: "name".to_owned(), class };
+    let drawn = overlay::boxes(&Canvas::new(200, 160, [0; 3]), &[mark(0), mark(1)], &palette);
+    // The one in front on the edge, the other below the edge and over the outline of both.
+    assert_eq!(drawn.get(41, 50), Some(palette.color(1)));
+    assert_eq!(drawn.get(41, 70), Some(palette.color(0)));
+}
+
+#[test]
+fn objects_shrink_with_their_picture() {
+    let mark = BoxMark { bbox: [4.0, 2.0, 8.0, 6.0], caption: String::new(), class: 1 };
+    let inside = (0..16 * 10).map(|at| u8::from(at % 16 >= 8)).collect();
+    let object = Instance { mark, mask: Some(Bitmap::new(16, 10, inside).unwrap()) };
+    let small = object.scaled((16, 10), (8, 5));
+    assert_eq!(small.mark.bbox, [2.0, 1.0, 4.0, 3.0]);
+    let halves = (0..8 * 5).map(|at| u8::from(at % 8 >= 4)).collect();
+    assert_eq!(small.mask, Some(Bitmap::new(8, 5, halves).unwrap()));
+    assert_eq!(object.scaled((16, 10), (0, 0)).mask, Some(Bitmap::new(0, 0, Vec::new()).unwrap()));
 }
 
 fn extreme() -> impl Strategy<Value = i64> {

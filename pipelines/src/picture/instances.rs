@@ -31,6 +31,15 @@ impl Bitmap {
         x < self.width && y < self.height && self.inside[y * self.width + x] != 0
     }
 
+    /// The mask for a picture that is shown at another size (nearest).
+    fn scaled(&self, width: usize, height: usize) -> Self {
+        let source = |at: usize, to: usize, from: usize| (2 * at + 1) * from / (2 * to);
+        let row = |y: usize| {
+            (0..width).map(move |x| self.at(source(x, width, self.width), source(y, height, self.height)))
+        };
+        Self { width, height, inside: (0..height).flat_map(row).map(u8::from).collect() }
+    }
+
     fn is_edge(&self, x: usize, y: usize) -> bool {
         let beyond = |x: Option<usize>, y: Option<usize>| !x.zip(y).is_some_and(|(x, y)| self.at(x, y));
         beyond(x.checked_sub(1), Some(y))
@@ -47,6 +56,17 @@ pub struct Instance {
     pub mark: BoxMark,
     /// Its mask, if it has one.
     pub mask: Option<Bitmap>,
+}
+
+impl Instance {
+    /// The object for its picture of `from` (width, height) shown at the size `to`.
+    pub fn scaled(&self, from: (usize, usize), to: (usize, usize)) -> Self {
+        let (x, y) = (to.0 as f64 / from.0.max(1) as f64, to.1 as f64 / from.1.max(1) as f64);
+        let [left, top, width, height] = self.mark.bbox;
+        let bbox = [left * x, top * y, width * x, height * y];
+        let mask = self.mask.as_ref().map(|mask| mask.scaled(to.0, to.1));
+        Self { mark: BoxMark { bbox, ..self.mark.clone() }, mask }
+    }
 }
 
 /// How strongly a mask covers the picture.

@@ -79,25 +79,75 @@ pub struct BoxMark {
     pub class: usize,
 }
 
-/// `picture` with boxes and their captions. Boxes that are not finite are left out.
+/// `picture` with boxes and their captions, the last in front: no outline crosses a caption, and a caption
+/// keeps clear of those in front of it where there is room. Boxes that are not finite are left out.
 pub fn boxes(picture: &Canvas, marks: &[BoxMark], palette: &Palette) -> Canvas {
     let mut result = picture.clone();
-    let size = TextSize::Small;
     let stroke = (picture.width().max(picture.height()) / 320).clamp(2, 6);
-    for mark in marks.iter().filter(|mark| mark.bbox.iter().all(|v| v.is_finite())) {
-        let [x, y, width, height] = mark.bbox;
+    let marks: Vec<&BoxMark> = marks.iter().filter(|mark| mark.bbox.iter().all(|v| v.is_finite())).collect();
+    for mark in &marks {
+        let Outline { left, top, width, height } = Outline::of(mark);
+        result.outline(left, top, width, height, stroke, palette.color(mark.class));
+    }
+    let mut plates: Vec<Outline> = Vec::with_capacity(marks.len());
+    for mark in marks.iter().rev() {
+        plates.push(plate(mark, picture, &plates));
+    }
+    for (mark, plate) in marks.iter().zip(plates.iter().rev()) {
         let color = palette.color(mark.class);
-        let (left, top) = (x.floor() as i64, y.floor() as i64);
-        let side = |from: f64, length: f64| ((from + length).ceil() - from.floor()).max(1.0) as usize;
-        result.outline(left, top, side(x, width), side(y, height), stroke, color);
-        let plate = (text_width(&mark.caption, size) + 6, size.line_height() + 2);
-        // The name sits on the box; where there is no room above, inside it.
-        let plate_top = if top >= plate.1 as i64 { top - plate.1 as i64 } else { top };
-        let plate_left = left.clamp(0, (picture.width().saturating_sub(plate.0)) as i64);
-        result.fill(plate_left, plate_top, plate.0, plate.1, color);
-        result.text(plate_left + 3, plate_top.saturating_add(1), &mark.caption, size, readable_on(color));
+        result.fill(plate.left, plate.top, plate.width, plate.height, color);
+        let (left, top) = (plate.left.saturating_add(3), plate.top.saturating_add(1));
+        result.text(left, top, &mark.caption, TextSize::Small, readable_on(color));
     }
     result
+}
+
+/// A rectangle in whole pixels.
+#[derive(Debug, Clone, Copy)]
+struct Outline {
+    left: i64,
+    top: i64,
+    width: usize,
+    height: usize,
+}
+
+impl Outline {
+    /// The pixels that a box touches.
+    fn of(mark: &BoxMark) -> Self {
+        let [x, y, width, height] = mark.bbox;
+        let side = |from: f64, length: f64| ((from + length).ceil() - from.floor()).max(1.0) as usize;
+        Self { left: x.floor() as i64, top: y.floor() as i64, width: side(x, width), height: side(y, height) }
+    }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        let apart = |a: i64, length: usize, b: i64| a.saturating_add_unsigned(length as u64) <= b;
+        !(apart(self.left, self.width, other.left)
+            || apart(other.left, other.width, self.left)
+            || apart(self.top, self.height, other.top)
+            || apart(other.top, other.height, self.top))
+    }
+}
+
+/// Where the caption of a box lies: on its upper edge, below that edge, under its lower edge or above that
+/// one, the first place inside the picture and free of `taken`; where there is none, the first inside.
+fn plate(mark: &BoxMark, picture: &Canvas, taken: &[Outline]) -> Outline {
+    let size = TextSize::Small;
+    let bounds = Outline::of(mark);
+    let (width, height) = (text_width(&mark.caption, size) + 6, size.line_height() + 2);
+    let left = bounds.left.clamp(0, picture.width().saturating_sub(width) as i64);
+    let bottom = bounds.top.saturating_add_unsigned(bounds.height as u64);
+    let above = |edge: i64| edge.saturating_sub_unsigned(height as u64);
+    let lowest = above(picture.height() as i64);
+    let places = [above(bounds.top), bounds.top, bottom, above(bottom)].map(|top| Outline {
+        left,
+        top,
+        width,
+        height,
+    });
+    let inside = |place: &&Outline| (0..=lowest).contains(&place.top);
+    let free = places.iter().filter(inside).find(|place| !taken.iter().any(|other| place.overlaps(other)));
+    let [_, default, ..] = &places;
+    *free.or_else(|| places.iter().find(inside)).unwrap_or(default)
 }
 
 /// `picture` with the key of `entries` (class number and name) below it.

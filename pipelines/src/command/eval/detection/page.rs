@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 const THRESHOLD: f64 = 0.5;
 /// Pictures of each kind on the page.
 const COLUMNS: usize = 5;
+/// Width and height that each is fitted into, in pixels.
+const CELL: (usize, usize) = (320, 320);
 /// Categories with a curve of their own; more would hide each other.
 const CATEGORY_LINES: usize = 12;
 
@@ -77,7 +79,10 @@ fn page(scores: &DetectionScores, store: &Store, root: Option<&Path>) -> Result<
     let best = gallery.of_fate(&fates, Fate::TruePositive)?;
     let wrong = gallery.of_fate(&fates, Fate::FalsePositive)?;
     let missed = gallery.missed(&fates)?;
-    let row = |cells, caption: &str| SheetRow { caption: caption.to_owned(), cells };
+    let row = |cells: Vec<Canvas>, caption: &str| {
+        let none = if cells.is_empty() { ": none" } else { "" };
+        SheetRow { caption: format!("{caption}{none}"), cells }
+    };
     let ap = scores.report.boxes.ap.unwrap_or(f64::NAN);
     let sheet = Sheet {
         title: "Best and worst detections".to_owned(),
@@ -90,7 +95,7 @@ fn page(scores: &DetectionScores, store: &Store, root: Option<&Path>) -> Result<
         ],
         legend: Vec::new(),
         footnotes: Vec::new(),
-        cell: Sheet::DEFAULT_CELL,
+        cell: CELL,
     };
     Ok(sheet.draw(&gallery.palette))
 }
@@ -137,7 +142,10 @@ impl Gallery<'_> {
 
     fn draw(&self, image_id: i64, instance: Instance) -> Result<Canvas> {
         let picture = canvas(self.store, self.row(image_id)?, self.root)?;
-        Ok(instances(&picture, &[instance], &self.palette))
+        // Drawn at the size that is shown: strokes and captions stay readable.
+        let fitted = picture.fitted(CELL.0, CELL.1);
+        let [from, to] = [&picture, &fitted].map(|canvas| (canvas.width(), canvas.height()));
+        Ok(instances(&fitted, &[instance.scaled(from, to)], &self.palette))
     }
 
     fn row(&self, image_id: i64) -> Result<&featcache_store::SampleRow> {
