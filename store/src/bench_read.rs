@@ -98,14 +98,15 @@ pub fn bench_read(store: &Store, options: &BenchReadOptions) -> Result<ReadBench
     }
     let levels: Vec<LevelId> = (0..store.recipe().levels.len()).map(LevelId).collect();
     let finder = store.reader(ReadOptions::default())?;
-    let batches = batches(store, &rows, options.batch.max(1));
+    let batch = options.batch.clamp(1, rows.len());
+    let batches = batches(store, &rows, batch);
     let ranges = batches.iter().flatten().map(|row| finder.file_ranges(&[*row], &levels));
     let ranges = ranges.collect::<Result<Vec<_>>>()?;
     let bytes = ranges.iter().flatten().map(|range| range.bytes.end - range.bytes.start).sum();
 
     let mut kinds = Vec::new();
     for threads in &options.threads {
-        let mut lane = Lane::new(*threads, options.batch.max(1), &ranges)?;
+        let mut lane = Lane::new(*threads, batch, &ranges)?;
         for verify in [Verify::Off, Verify::On] {
             let reader =
                 store.reader(ReadOptions { verify, threads: lane.threads, ..ReadOptions::default() })?;
