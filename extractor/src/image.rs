@@ -166,12 +166,8 @@ pub fn probe(bytes: &[u8], rule: ExifRule, limits: &Limits) -> Result<Size, Imag
 /// # Errors
 /// As [`probe`], and [`ImageError::Unreadable`] where the file cannot be read.
 pub fn probe_file(path: &Path, rule: ExifRule, limits: &Limits) -> Result<Size, ImageError> {
-    let mut file = File::open(path).map_err(unreadable)?;
-    let meta = file.metadata().map_err(unreadable)?;
-    if !meta.is_file() {
-        return Err(ImageError::Unreadable { reason: "not a file".into() });
-    }
-    limits.check_file(meta.len())?;
+    let (mut file, length) = open_file(path).map_err(unreadable)?;
+    limits.check_file(length)?;
     let mut bytes = Vec::new();
     // Headers end in the first kilobytes unless a camera or a colour profile put much before them.
     for prefix in [16 << 10, 256 << 10] {
@@ -203,18 +199,24 @@ pub(crate) fn decoding_bytes(bytes: &[u8], rule: ExifRule) -> Result<u64, ImageE
 /// [`Error::Io`] where the file is not there or does not let itself be read, which tells nothing of what is
 /// in it.
 pub fn read_file(path: &Path, limits: &Limits) -> crate::Result<Result<Vec<u8>, ImageError>> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
-    let meta = file.metadata().map_err(Error::io(path))?;
-    if !meta.is_file() {
-        return Err(Error::io(path)(std::io::Error::other("not a file")));
-    }
-    if let Err(error) = limits.check_file(meta.len()) {
+    let (mut file, length) = open_file(path).map_err(Error::io(path))?;
+    if let Err(error) = limits.check_file(length) {
         return Ok(Err(error));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0));
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     let read = file.by_ref().take(limits.file_bytes.saturating_add(1)).read_to_end(&mut bytes);
     read.map_err(Error::io(path))?;
     Ok(limits.check_file(bytes.len() as u64).map(|()| bytes))
+}
+
+/// Opens a file and tells its length. What is none is refused before it is opened, which for a named pipe
+/// would last until somebody writes into it.
+pub(crate) fn open_file(path: &Path) -> std::io::Result<(File, u64)> {
+    let meta = std::fs::metadata(path)?;
+    if !meta.is_file() {
+        return Err(std::io::Error::other("not a file"));
+    }
+    Ok((File::open(path)?, meta.len()))
 }
 
 fn limited(header: Header, limits: &Limits) -> Result<Size, ImageError> {

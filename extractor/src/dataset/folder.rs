@@ -1,9 +1,9 @@
 //! A plain folder of pictures, at any depth: no labels, keys are the relative paths.
 
 use super::{Dataset, Unprobed, named_like_picture, names, probe_all};
+use crate::image::open_file;
 use crate::{Error, Result};
 use featcache_store::{Listing, Preprocess};
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -100,7 +100,7 @@ impl Dataset for Folder {
 
 fn begins_like_picture(path: &Path) -> bool {
     let mut start = [0; 8];
-    let Ok(mut file) = File::open(path) else { return false };
+    let Ok((mut file, _)) = open_file(path) else { return false };
     file.read_exact(&mut start).is_ok()
         && (start.starts_with(b"\xff\xd8\xff") || start == *b"\x89PNG\r\n\x1a\n")
 }

@@ -3,6 +3,7 @@
 //! Only the header is read here; values are read when a parameter is made of them. Pickled checkpoints are
 //! recognised to be refused by name: they are programs, not data.
 
+use crate::image::open_file;
 use crate::{Error, Result};
 use memmap2::Mmap;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors};
@@ -83,8 +84,7 @@ impl TensorFile {
     /// Maps the file and checks its header. Fails with [`Error::Weights`] on anything that is not a whole
     /// safetensors file.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = std::fs::File::open(path).map_err(Error::io(path))?;
-        let bytes = file.metadata().map_err(Error::io(path))?.len();
+        let (file, bytes) = open_file(path).map_err(Error::io(path))?;
         if bytes < 8 {
             return Err(Error::weights(path, format!("no safetensors file: {bytes} bytes")));
         }
