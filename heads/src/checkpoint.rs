@@ -7,6 +7,7 @@
 //!   features.json                   what the features are: see [`crate::features`]
 //!   log.jsonl                       one JSON object a line
 //!   checkpoint-latest.safetensors   `model.*`, `optimizer.*`; its metadata holds a [`CheckpointState`]
+//!                                   and the BLAKE3 of all that follows the file's first eight bytes
 //! ```
 
 use crate::identity::RunIdentity;
@@ -18,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Write;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
 
@@ -35,6 +38,19 @@ pub const LATEST_FILE: &str = "checkpoint-latest.safetensors";
 
 /// Key of the state in the file's metadata.
 const STATE_KEY: &str = "featcache";
+
+/// How a header begins as safetensors writes it.
+const OPENING: &str = "{\"__metadata__\":{";
+
+/// What follows the opening, and is followed by the 64 digits of the hash, for which zeros stand while it is
+/// computed. No safetensors reader checks the numbers themselves.
+const SEAL: &str = "\"blake3\":\"";
+
+/// Digits of a hash that is not known yet.
+const UNKNOWN: [u8; 64] = [b'0'; 64];
+
+/// Place of the hash's digits in the file.
+const DIGITS: Range<usize> = 8 + OPENING.len() + SEAL.len()..8 + OPENING.len() + SEAL.len() + UNKNOWN.len();
 
 /// Everything of a checkpoint that is not a tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,8 +92,9 @@ impl Checkpoint {
             }
             _ => Error::Io { path: path.to_owned(), source },
         })?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes)
-            .map_err(|e| Error::corrupt(path, format!("not a safetensors file: {e}")))?;
+        let metadata = metadata(&bytes)
+            .map_err(|what| Error::corrupt(path, format!("not a safetensors file: {what}")))?;
+        check_seal(&bytes).map_err(|what| Error::corrupt(path, what))?;
         let json =
             metadata.metadata().as_ref().and_then(|map| map.get(STATE_KEY)).ok_or_else(|| {
                 Error::corrupt(path, "has no state of featcache: not one of its checkpoints")
@@ -150,7 +167,11 @@ pub fn write_checkpoint<'a>(
     }
     let metadata = Metadata::new(Some(HashMap::from([(STATE_KEY.to_owned(), json)])), infos)
         .map_err(|e| Error::invalid(format!("checkpoint cannot be written as safetensors: {e}")))?;
-    let mut header = serde_json::to_vec(&metadata).map_err(as_json)?;
+    let header = serde_json::to_string(&metadata).map_err(as_json)?;
+    let rest = header
+        .strip_prefix(OPENING)
+        .ok_or_else(|| Error::invalid(format!("checkpoint header begins otherwise than with {OPENING}")))?;
+    let mut header = [OPENING.as_bytes(), SEAL.as_bytes(), &UNKNOWN, b"\",", rest.as_bytes()].concat();
     // Tensors start at a multiple of eight bytes: spaces are part of the header.
     header.resize(header.len().next_multiple_of(8), b' ');
     replace(path, |temporary| {
@@ -158,11 +179,49 @@ pub fn write_checkpoint<'a>(
         let mut file = File::create(temporary).map_err(io(temporary))?;
         file.write_all(&(header.len() as u64).to_le_bytes()).map_err(io(temporary))?;
         file.write_all(&header).map_err(io(temporary))?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&header);
         for tensor in tensors.values() {
-            file.write_all(&bytes_of(tensor)?).map_err(io(temporary))?;
+            let bytes = bytes_of(tensor)?;
+            hasher.update(&bytes);
+            file.write_all(&bytes).map_err(io(temporary))?;
         }
-        Ok(())
+        let digits = hasher.finalize().to_hex();
+        file.write_all_at(digits.as_bytes(), DIGITS.start as u64).map_err(io(temporary))
     })
+}
+
+/// The header of a safetensors file, whose offsets are bounded before the library adds them up: it would
+/// overflow on hostile ones.
+fn metadata(bytes: &[u8]) -> Result<Metadata, String> {
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or("too short")?;
+    let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+    let header = rest.get(..length).ok_or_else(|| format!("header of {length} bytes in {}", bytes.len()))?;
+    let header: Metadata = serde_json::from_slice(header).map_err(|e| e.to_string())?;
+    let data = rest.len() - length;
+    let inside =
+        |info: &&TensorInfo| info.data_offsets.0 <= info.data_offsets.1 && info.data_offsets.1 <= data;
+    if !header.tensors().values().all(inside) {
+        return Err(format!("a tensor lies outside of the {data} bytes of data"));
+    }
+    SafeTensors::read_metadata(bytes).map(|(_, metadata)| metadata).map_err(|e| e.to_string())
+}
+
+/// Compares a file with the hash in it. Checkpoints of before there was one have none.
+fn check_seal(bytes: &[u8]) -> Result<(), String> {
+    let opening = [OPENING.as_bytes(), SEAL.as_bytes()].concat();
+    let (Some(before), Some(digits)) = (bytes.get(8..DIGITS.start), bytes.get(DIGITS)) else { return Ok(()) };
+    if before != opening {
+        return Ok(());
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(before).update(&UNKNOWN).update(&bytes[DIGITS.end..]);
+    let found = hasher.finalize().to_hex();
+    if digits != found.as_bytes() {
+        let digits = String::from_utf8_lossy(digits);
+        return Err(format!("blake3 is {found}, expected {digits}: bytes have changed since it was written"));
+    }
+    Ok(())
 }
 
 /// Replaces the file at `path` by what `write` puts at the temporary path that it is given: at every

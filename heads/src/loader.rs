@@ -19,6 +19,9 @@ pub const DEFAULT_PREFETCH_THREADS: usize = 1;
 /// Bytes of features read ahead, by default.
 pub const DEFAULT_PREFETCH_BYTES: u64 = 1 << 30;
 
+/// Epochs in a row without a batch after which there is none to come.
+pub const MAX_EMPTY_EPOCHS: u64 = 64;
+
 /// How batches are read ahead.
 #[derive(Debug, Clone)]
 pub struct LoaderOptions {
@@ -216,13 +219,16 @@ impl<'a, T: Send> Shared<'a, T> {
             if state.stopped || state.sequence == self.span.batches {
                 return None;
             }
+            let mut passed = 0;
             while state.position.cursor >= state.epoch.len() {
+                // With views in buckets of their own and `drop_last` an epoch may have no whole batch.
+                if passed == MAX_EMPTY_EPOCHS {
+                    return None;
+                }
+                passed += 1;
                 let epoch = state.position.epoch + 1;
                 state.position = Position { epoch, cursor: 0 };
                 state.epoch = self.order.epoch(epoch);
-                if state.epoch.is_empty() {
-                    return None;
-                }
             }
             let rows = state.epoch.batch(state.position.cursor)?;
             let bytes = self.row_bytes(rows.size) * rows.rows.len() as u64;

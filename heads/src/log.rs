@@ -22,13 +22,15 @@ struct Line {
 
 impl Log {
     /// Opens the log at `path` for a run that stands at `step`. Lines of later steps, left by a run
-    /// that went further than its last checkpoint, and a line cut short are taken out first.
+    /// that went further than its last checkpoint, and what is no line, cut short or written over, are
+    /// taken out first.
     pub fn open(path: &Path, step: u64) -> Result<Self> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => {
-                let keep = |line: &&str| serde_json::from_str::<Line>(line).is_ok_and(|l| l.step <= step);
-                let kept: String = text.lines().filter(keep).flat_map(|line| [line, "\n"]).collect();
-                if kept != text {
+        match std::fs::read(path) {
+            Ok(bytes) => {
+                let keep = |line: &&[u8]| serde_json::from_slice::<Line>(line).is_ok_and(|l| l.step <= step);
+                let lines = bytes.split(|byte| *byte == b'\n').filter(keep);
+                let kept = lines.flat_map(|line| [line, &b"\n"[..]]).collect::<Vec<_>>().concat();
+                if kept != bytes {
                     replace(path, |temporary| std::fs::write(temporary, kept).map_err(Error::io(temporary)))?;
                 }
             }

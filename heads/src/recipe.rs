@@ -14,6 +14,20 @@ use detector::DetectorRecipe;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
+/// Most passes over the samples. The steps of all of them are counted before the first; longer runs say
+/// how many steps they have.
+pub const MAX_EPOCHS: u64 = 10_000;
+
+/// Widest layer of a semantic head. This and the next limits are far above what anybody trains, and keep a
+/// slip of the finger from taking all memory.
+const MAX_CHANNELS: u32 = 1 << 16;
+
+/// Largest side of a map pooled for UperNet.
+const MAX_POOL_SCALE: u32 = 64;
+
+/// Most such maps.
+const MAX_POOL_SCALES: usize = 16;
+
 /// A training recipe. Keys left out have the defaults of their tables; unknown keys are refused.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -164,7 +178,13 @@ impl TrainRecipe {
     /// Parses and checks a recipe's text; `path` names it in errors.
     pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let refuse = |what: String| Error::Recipe { path: path.to_owned(), what };
-        let recipe: Self = toml::from_str(text).map_err(|e| refuse(e.to_string().trim_end().to_owned()))?;
+        let recipe: Self = toml::from_str(text).map_err(|error| {
+            // One line, which names the key too: toml's own text draws the place over several.
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let number = before.map_or(0, |before| before.bytes().filter(|byte| *byte == b'\n').count());
+            let line = text.lines().nth(number).unwrap_or_default().trim();
+            refuse(format!("line {}, {line:.60}: {}", number + 1, error.message()))
+        })?;
         recipe.check().map_err(refuse)?;
         Ok(recipe)
     }
@@ -201,14 +221,21 @@ impl TrainRecipe {
         }
         if let Some(upernet) = &head.upernet {
             let UperNetOptions { channels, pool_scales, dropout, auxiliary, .. } = upernet;
-            must(*channels > 0, "head.upernet.channels", channels.to_string(), "at least 1")?;
+            let width = 1..=MAX_CHANNELS;
+            let widths = format!("1 to {MAX_CHANNELS}");
+            must(width.contains(channels), "head.upernet.channels", channels.to_string(), &widths)?;
             must(share(*dropout), "head.upernet.dropout", dropout.to_string(), "0 to below 1")?;
+            let fit = pool_scales.iter().all(|scale| (1..=MAX_POOL_SCALE).contains(scale));
             let scales = format!("{pool_scales:?}");
-            must(pool_scales.iter().all(|&s| s > 0), "head.upernet.pool_scales", scales, "at least 1 each")?;
+            must(fit, "head.upernet.pool_scales", scales, &format!("1 to {MAX_POOL_SCALE} each"))?;
+            let count = pool_scales.len();
+            let most = format!("at most {MAX_POOL_SCALES} of them");
+            must(count <= MAX_POOL_SCALES, "head.upernet.pool_scales", count.to_string(), &most)?;
             if let Some(auxiliary) = auxiliary {
                 let (channels, weight) = (auxiliary.channels, auxiliary.weight);
                 let table = "head.upernet.auxiliary";
-                must(channels > 0, &format!("{table}.channels"), channels.to_string(), "at least 1")?;
+                let key = format!("{table}.channels");
+                must(width.contains(&channels), &key, channels.to_string(), &widths)?;
                 let key = format!("{table}.weight");
                 must(weight >= 0.0 && weight.is_finite(), &key, weight.to_string(), "0 or more")?;
             }
@@ -216,7 +243,9 @@ impl TrainRecipe {
         must(train.batch > 0, "train.batch", train.batch.to_string(), "at least 1")?;
         must(train.log_every > 0, "train.log_every", train.log_every.to_string(), "at least 1")?;
         match (train.epochs, train.steps) {
-            (Some(0), _) => return Err("train.epochs is 0, expected at least 1".into()),
+            (Some(epochs), _) if !(1..=MAX_EPOCHS).contains(&epochs) => {
+                return Err(format!("train.epochs is {epochs}, expected 1 to {MAX_EPOCHS}"));
+            }
             (_, Some(0)) => return Err("train.steps is 0, expected at least 1".into()),
             (Some(_), None) | (None, Some(_)) => {}
             _ => return Err("exactly one of train.epochs and train.steps is expected".into()),

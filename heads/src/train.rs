@@ -4,7 +4,7 @@
 
 use crate::checkpoint::RECIPE_FILE;
 use crate::identity::RunIdentity;
-use crate::loader::{LoadedBatch, LoaderOptions, Shared, Span};
+use crate::loader::{LoadedBatch, LoaderOptions, MAX_EMPTY_EPOCHS, Shared, Span};
 use crate::losses::LossParts;
 use crate::objects::{EmptyPictures, LeftOut};
 use crate::order::{Order, OrderOptions};
@@ -191,7 +191,7 @@ pub fn train_together(
     };
     let order = Order::new(samples, order);
     let steps = jobs.first().map_or(0, |job| job.recipe.steps(|epoch| order.epoch(epoch).len()));
-    if order.epoch(0).is_empty() {
+    if steps == 0 || (0..MAX_EMPTY_EPOCHS).all(|epoch| order.epoch(epoch).is_empty()) {
         return Err(Error::invalid(
             "no bucket has train.batch rows, and train.drop_last leaves out the rest",
         ));

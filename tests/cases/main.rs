@@ -31,6 +31,7 @@ mod pixels;
 mod program;
 mod progress_line;
 mod roi_align_times;
+mod run_folder;
 mod scenes;
 mod stages;
 mod swin_v2;
