@@ -12,7 +12,7 @@ pub use group::{
 
 use crate::exit::EXIT_CODES_HELP;
 use clap::{Args, Parser, Subcommand};
-use number::{count, threads};
+use number::{count, pictures, scenes, share, threads, tolerance};
 use std::path::PathBuf;
 
 /// Run the frozen giant once. Train every head from its features, at the speed of the disk.
@@ -114,7 +114,7 @@ pub struct ExtractArgs {
     #[arg(long, value_name = "STORE")]
     pub out: PathBuf,
     /// Pictures a forward pass, all of one bucket.
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = pictures)]
     pub batch: Option<usize>,
     /// Threads that decode and resize.
     #[arg(long, value_name = "N", value_parser = threads)]
@@ -154,7 +154,7 @@ pub struct VerifyArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Largest relative difference (L2, per row and level) that still passes; default by compute and encoding.
-    #[arg(long, value_name = "REL")]
+    #[arg(long, value_name = "REL", value_parser = tolerance)]
     pub tolerance: Option<f64>,
     /// What the machine should use.
     #[command(flatten)]
@@ -263,7 +263,7 @@ pub struct PredictArgs {
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
     /// Detections below this score are not drawn; the results hold all.
-    #[arg(long, default_value_t = DEFAULT_DRAWN_SCORE, value_name = "SCORE")]
+    #[arg(long, default_value_t = DEFAULT_DRAWN_SCORE, value_name = "SCORE", value_parser = share)]
     pub score: f64,
     /// What the machine should use.
     #[command(flatten)]
@@ -280,10 +280,10 @@ pub struct DemoArgs {
     #[arg(long)]
     pub draw_only: bool,
     /// Training pictures.
-    #[arg(long, default_value_t = 200, value_name = "N", value_parser = count)]
+    #[arg(long, default_value_t = 200, value_name = "N", value_parser = scenes)]
     pub train: usize,
     /// Held-out pictures.
-    #[arg(long, default_value_t = 50, value_name = "N", value_parser = count)]
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = scenes)]
     pub val: usize,
     /// Seed of the drawing.
     #[arg(long, default_value_t = 0)]

@@ -9,6 +9,7 @@ use anyhow::Result;
 use clap::{Arg, Command};
 use std::ffi::OsString;
 use std::ops::Range;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
@@ -97,6 +98,10 @@ impl File<'_> {
                 let known: Vec<&str> = known.chain(self.keys(command).filter_map(Arg::get_long)).collect();
                 return Err(at(&format!("unknown key: expected one of {}", known.join(", "))));
             };
+            if value.is_bool() == arg.get_action().takes_values() {
+                let expected = if value.is_bool() { "a value" } else { "true or false" };
+                return Err(at(&format!("expected {expected}, found {value}")));
+            }
             let words = words(&long, value).map_err(|what| at(&what))?;
             if verbs.is_some_and(<[String]>::is_empty) && !self.is_typed(command, arg) {
                 flags.extend(words.into_iter().map(OsString::from));
@@ -145,8 +150,8 @@ fn take_config(args: Vec<OsString>) -> Result<(Option<OsString>, Vec<OsString>)>
     while let Some(arg) = args.next() {
         if arg == "--config" {
             path = Some(args.next().ok_or_else(|| failure(ExitCode::Usage, "--config wants a file"))?);
-        } else if let Some(value) = arg.to_str().and_then(|a| a.strip_prefix("--config=")) {
-            path = Some(value.into());
+        } else if let Some(value) = arg.as_bytes().strip_prefix(b"--config=") {
+            path = Some(OsString::from_vec(value.to_vec()));
         } else {
             rest.push(arg);
         }

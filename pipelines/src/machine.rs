@@ -37,13 +37,18 @@ pub fn run_record(args: &ExtractArgs, worker: Worker, device: tch::Device) -> Re
     Ok(Run {
         id: format!("{started}-{host}-{}", std::process::id()),
         program: format!("featcache {}", env!("CARGO_PKG_VERSION")),
-        command: std::env::args().collect(),
+        command: command_line(),
         host,
         device: format!("{device:?}").to_lowercase(),
         started_unix_s: started,
         notes,
         ..Run::default()
     })
+}
+
+/// The program's arguments as text. What is not UTF-8 in them, as paths may be, is replaced.
+pub fn command_line() -> Vec<String> {
+    std::env::args_os().map(|arg| arg.to_string_lossy().into_owned()).collect()
 }
 
 /// Note of a run that holds the absolute root folder of the dataset: where `verify --against-model` looks

@@ -84,9 +84,15 @@ pub fn device(machine: &MachineArgs) -> Result<tch::Device> {
     Ok(machine.device.parse::<DeviceChoice>()?.open()?)
 }
 
-/// Gives torch the threads that the flags name, else the CPUs that this process may use.
+/// Gives torch the threads that the flags name, at most the CPUs that this process may use.
 pub fn set_threads(machine: &MachineArgs) {
-    let threads = machine.threads.unwrap_or_else(device::intra_op_threads);
+    let allowed = device::intra_op_threads();
+    let threads = machine.threads.unwrap_or(allowed);
+    if threads > allowed {
+        // Torch's threads wait for each other by spinning: many on few CPUs hardly come to an end.
+        log::warn!("--threads {threads}: this process may use {allowed} CPUs, and so many threads are used");
+    }
+    let threads = threads.min(allowed);
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
 }
 

@@ -1,7 +1,7 @@
 //! What a command prints: the same result as text for people and as JSON for scripts.
 
 use crate::exit::ExitCode;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::io::Write;
 
 /// A command's result, for stdout.
@@ -42,18 +42,13 @@ impl Report {
     /// # Errors
     /// stdout is closed.
     pub fn print(&self, json: bool) -> Result<()> {
-        let mut out = std::io::stdout().lock();
-        if json {
-            serde_json::to_writer_pretty(&mut out, &self.json)?;
-            writeln!(out)?;
-        } else {
-            write!(out, "{}", self.text)?;
-            if !self.text.ends_with('\n') {
-                writeln!(out)?;
-            }
+        // Not serde_json's writer: it would hide the system's error, and with it that a pipe was closed.
+        let mut text = if json { serde_json::to_string_pretty(&self.json)? } else { self.text.clone() };
+        if !text.ends_with('\n') {
+            text.push('\n');
         }
-        out.flush()?;
-        Ok(())
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("stdout")
     }
 }
 

@@ -8,14 +8,14 @@ use std::process::Command;
 
 /// Runs, expects `code` and exactly one line on stderr holding all of `words`.
 #[track_caller]
-fn refused(args: &str, code: i32, words: &[&str]) {
+pub(crate) fn refused(args: &str, code: i32, words: &[&str]) {
     let mut command = featcache();
     refused_from(command.arg("--quiet").args(args.split_whitespace()), code, words);
 }
 
 /// As [`refused`], of a command that something was done to.
 #[track_caller]
-fn refused_from(command: &mut Command, code: i32, words: &[&str]) {
+pub(crate) fn refused_from(command: &mut Command, code: i32, words: &[&str]) {
     let output = command.output().unwrap();
     let args = format!("{command:?}");
     let stderr = text(&output.stderr);
@@ -29,7 +29,7 @@ fn refused_from(command: &mut Command, code: i32, words: &[&str]) {
 
 const FAKE: &str = "--backbone fake --compute fp32 --resize none";
 
-fn pictures(root: &Path, count: u32) {
+pub(crate) fn pictures(root: &Path, count: u32) {
     std::fs::create_dir_all(root).unwrap();
     for index in 0..count {
         std::fs::write(root.join(format!("{index}.jpg")), jpeg(40, 56, index)).unwrap();
@@ -344,16 +344,16 @@ fn numbers_out_of_range_are_usage_errors() {
         ("train s --recipe r --out o --threads 99999", "expected 1 to 1024, found 99999"),
         ("train s --recipe r --out o --reader-threads 0", "expected 1 to 1024, found 0"),
         ("train s --recipe r --out o --prefetch-mib 99999999999999999", "99999999999999999 is not in"),
-        ("extract folder --root . --backbone fake --out o --batch 0", "expected a number from 1, found 0"),
+        ("extract folder --root . --backbone fake --out o --batch 0", "expected 1 to 65536, found 0"),
         ("extract folder --root . --backbone fake --out o --decoders 0", "expected 1 to 1024, found 0"),
         ("extract folder --root . --backbone fake --out o --shard-mib 99999999999999", "is not in"),
         ("verify s --against-model 0", "expected a number from 1, found 0"),
         ("inspect s --sample k --pca p --pca-samples 0", "expected a number from 1, found 0"),
-        ("bench extract --images 0", "expected a number from 1, found 0"),
+        ("bench extract --images 0", "expected 1 to 65536, found 0"),
         ("bench extract --repeats 0", "expected a number from 1, found 0"),
         ("bench read s --threads 1,0", "expected 1 to 1024, found 0"),
         ("bench read s --samples -3", "-3"),
-        ("demo --train 0", "expected a number from 1, found 0"),
+        ("demo --train 0", "expected 1 to 1048576, found 0"),
     ] {
         let output = run(&format!("--quiet {args}"));
         assert_eq!(output.status.code(), Some(2), "featcache {args}");

@@ -139,6 +139,14 @@ fn detectors_through_the_program() {
     assert!(instances["annotations"].as_array().unwrap().iter().all(|one| one["image_id"] == 5));
     assert_eq!(instances["categories"].as_array().unwrap().len(), 8);
 
+    // `5.jpg` and `05.jpg` are named with one number and are two pictures.
+    let [one, other] = ["5.jpg", "05.jpg"].map(at);
+    std::fs::copy(&picture, &one).unwrap();
+    std::fs::copy(&picture, &other).unwrap();
+    json(&format!("predict {} {one} {other} --out {}", at("run-a"), at("both")));
+    let both: Value = serde_json::from_slice(&std::fs::read(at("both/predictions.json")).unwrap()).unwrap();
+    assert_eq!([0, 1].map(|number| &both["images"][number]["id"]), [1, 2]);
+
     // The truth that the store holds, on its pictures and without them.
     for root in [format!(" --root {root}"), String::new()] {
         let sample = json(&format!(

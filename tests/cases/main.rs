@@ -33,6 +33,7 @@ mod progress_line;
 mod roi_align_times;
 mod run_folder;
 mod scenes;
+mod slips;
 mod stages;
 mod swin_v2;
 mod training;

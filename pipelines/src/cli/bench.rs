@@ -1,7 +1,7 @@
 //! `featcache bench` as it was typed.
 
 use super::group::{ComputeArg, MachineArgs};
-use super::number::{count, threads};
+use super::number::{count, pictures, threads};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -57,7 +57,7 @@ pub struct BenchExtractArgs {
     #[arg(long, default_value = "800x1216", value_name = "HxW")]
     pub size: String,
     /// Pictures a run.
-    #[arg(long, default_value_t = 4, value_name = "N", value_parser = count)]
+    #[arg(long, default_value_t = 4, value_name = "N", value_parser = pictures)]
     pub images: usize,
     /// Runs of each kind, interleaved.
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = count)]

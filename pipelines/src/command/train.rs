@@ -11,7 +11,7 @@ use featcache_heads::objects::LeftOut;
 use featcache_heads::recipe::TrainRecipe;
 use featcache_heads::train::{TrainJob, TrainProgress, TrainSettings, TrainSummary, train_together};
 use featcache_store::{OpenOptions, Store};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Parts of the loss that a line of progress shows.
 const SHOWN_PARTS: usize = 3;
@@ -21,6 +21,13 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<Report> {
     if recipe.len() != out.len() {
         let what = format!("{} --recipe and {} --out: expected one --out for each", recipe.len(), out.len());
         return Err(failure(ExitCode::Usage, what));
+    }
+    for (number, run) in out.iter().enumerate() {
+        let same = |other: &PathBuf| std::path::absolute(other).ok() == std::path::absolute(run).ok();
+        if out[..number].iter().any(same) {
+            let what = format!("--out {} is given twice: expected a folder for each head", run.display());
+            return Err(failure(ExitCode::Usage, what));
+        }
     }
     let recipes =
         recipe.iter().map(|path| TrainRecipe::read(path)).collect::<featcache_heads::Result<Vec<_>>>()?;

@@ -23,6 +23,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+/// Longest side of a drawn picture: colours of 8192² pixels take 0.8 GB.
+const MOST_SIDE: u32 = 8192;
+
 /// Quality of the pictures' JPEG files.
 const JPEG_QUALITY: i32 = 90;
 
@@ -71,7 +74,7 @@ pub(super) fn run(args: &BenchExtractArgs) -> Result<Report> {
     drop(workplace);
     let outcome = Outcome {
         machine: machine_line(),
-        command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        command: machine::command_line().into_iter().skip(1).collect::<Vec<_>>().join(" "),
         size: size.to_string(),
         images: args.images,
         repeats: args.repeats,
@@ -220,8 +223,13 @@ fn timed<S: FeatureSink>(model: &Model, source: &Source<'_>, sink: &S) -> Result
 
 fn parse_size(text: &str) -> Result<Size> {
     let parsed = text.split_once('x').and_then(|(h, w)| Some(Size::new(h.parse().ok()?, w.parse().ok()?)));
-    parsed.filter(|size| size.height > 0 && size.width > 0).ok_or_else(|| {
-        failure(ExitCode::Usage, format!("--size {text:?}: expected HEIGHTxWIDTH, such as 800x1216"))
+    let range = 1..=MOST_SIDE;
+    let fits = |size: &Size| range.contains(&size.height) && range.contains(&size.width);
+    parsed.filter(fits).ok_or_else(|| {
+        let what = format!(
+            "--size {text:?}: expected HEIGHTxWIDTH, such as 800x1216, of sides from 1 to {MOST_SIDE}"
+        );
+        failure(ExitCode::Usage, what)
     })
 }
 

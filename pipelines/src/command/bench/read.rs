@@ -2,6 +2,7 @@
 
 use super::{machine_line, show, write_section};
 use crate::cli::BenchReadArgs;
+use crate::machine;
 use crate::progress::bytes;
 use crate::report::{self, Report};
 use anyhow::Result;
@@ -42,7 +43,7 @@ pub(super) fn run(args: &BenchReadArgs) -> Result<Report> {
     };
     let outcome = Outcome {
         machine: machine_line(),
-        command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        command: machine::command_line().into_iter().skip(1).collect::<Vec<_>>().join(" "),
         store: args.store.display().to_string(),
         headline,
         bench,

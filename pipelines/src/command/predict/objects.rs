@@ -14,6 +14,7 @@ use featcache_heads::run::Run;
 use featcache_store::{Category, ViewSpec};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// Name of the results in the folder of the overlays.
@@ -34,7 +35,8 @@ pub(super) struct ObjectFound {
 pub(super) struct Results {
     categories: Vec<Category>,
     paste: PasteConvention,
-    /// Pictures are numbered by their names, as COCO's are, or from 1.
+    /// Pictures are numbered by their names, as COCO's are, or from 1 where those are not all different
+    /// numbers.
     by_name: bool,
     images: Vec<Value>,
     annotations: Vec<Value>,
@@ -48,7 +50,10 @@ impl Results {
             name: c.name.clone(),
             supercategory: None,
         };
-        let by_name = pictures.iter().all(|path| number(&super::stem(path)).is_some());
+        // `1.jpg` and `001.jpg` are named with one number: no two pictures may have it.
+        let mut seen = HashSet::new();
+        let by_name =
+            pictures.iter().all(|path| number(&super::stem(path)).is_some_and(|number| seen.insert(number)));
         let paste = paste_convention(head);
         let categories = categories.map(category).collect();
         Self { categories, paste, by_name, images: Vec::new(), annotations: Vec::new() }
