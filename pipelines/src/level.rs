@@ -2,17 +2,14 @@
 
 use featcache_store::{Status, Store};
 
-/// Bytes that each level's features take, in the recipe's order, before compression: of the rows that have
+/// Bytes that each level's features take as they are encoded, in the recipe's order: of the rows that have
 /// features.
 pub fn payload_bytes(store: &Store) -> Vec<u64> {
     let bytes = |level: &featcache_store::LevelSpec| {
-        let element = store.encodings().of(&level.name).map_or(0, |e| e.payload_dtype().bytes());
+        let Some(encoding) = store.encodings().of(&level.name) else { return 0 };
         let with_features = store.rows().iter().filter(|row| row.status == Status::Ok);
-        let elements = with_features.filter_map(|row| row.bucket).map(|size| {
-            let [h, w, c] = level.shape(size);
-            (h * w * c) as u64
-        });
-        elements.sum::<u64>() * element as u64
+        let sizes = with_features.filter_map(|row| row.bucket);
+        sizes.map(|size| encoding.sample_bytes(level.shape(size))).sum()
     };
     store.recipe().levels.iter().map(bytes).collect()
 }

@@ -2,7 +2,7 @@
 //! is cut. Derived from plan, recipe and encodings; nothing here reads a file.
 
 use crate::chunk::ChunkGeometry;
-use crate::{Bucket, DType, Encoding, Encodings, Error, LevelSpec, Result, Size, layout};
+use crate::{Bucket, DType, ElementType, Encoding, Encodings, Error, LevelSpec, Result, Size, layout};
 
 /// Inner chunks of a shard at most: what its index may claim.
 pub(crate) const MAX_SHARD_CHUNKS: u64 = u32::MAX as u64;
@@ -10,7 +10,7 @@ pub(crate) const MAX_SHARD_CHUNKS: u64 = u32::MAX as u64;
 /// One array `[n, h, w, c]` of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArraySpec {
-    /// Folder relative to the store, `/`-separated: `features/<split>/<view>/<HxW>/<level>`.
+    /// Folder relative to the store, `/`-separated: `features/<split>/<view>/<HxW>/<level>` of a payload.
     pub path: String,
     /// Rows of the bucket, n.
     pub rows: u64,
@@ -18,12 +18,14 @@ pub struct ArraySpec {
     pub unit_rows: u64,
     /// Height and width in cells.
     pub cells: Size,
-    /// Channels.
+    /// Elements of a cell: the level's channels, or the bytes that they are packed into.
     pub channels: u32,
     /// Element type on disk.
-    pub dtype: DType,
+    pub element: ElementType,
     /// How a sample is cut into chunks.
     pub geometry: ChunkGeometry,
+    /// What the array's document says of its meaning, by name.
+    pub attributes: Vec<(&'static str, String)>,
 }
 
 impl ArraySpec {
@@ -34,9 +36,10 @@ impl ArraySpec {
         unit_rows: u64,
         cells: Size,
         channels: u32,
-        dtype: DType,
+        element: impl Into<ElementType>,
     ) -> Result<Self> {
-        let geometry = ChunkGeometry::new(cells.height, cells.width, channels, dtype)?;
+        let element = element.into();
+        let geometry = ChunkGeometry::new(cells.height, cells.width, channels, element)?;
         if rows == 0 || unit_rows == 0 || unit_rows > rows {
             return Err(Error::invalid(format!("array {path}: shards of {unit_rows} rows for {rows} rows")));
         }
@@ -45,7 +48,7 @@ impl ArraySpec {
                 "array {path}: too many chunks in a shard of {unit_rows} rows"
             )));
         }
-        Ok(Self { path, rows, unit_rows, cells, channels, dtype, geometry })
+        Ok(Self { path, rows, unit_rows, cells, channels, element, geometry, attributes: Vec::new() })
     }
 
     /// Number of shards: one for each unit of the bucket.
@@ -69,51 +72,84 @@ impl ArraySpec {
     }
 }
 
-/// All arrays of one level of a bucket, its payload array first. An encoding that keeps more than a
-/// payload adds its arrays here.
-///
-/// [`Error::Invalid`] if no array can have this shape.
-pub fn level_arrays(bucket: &Bucket, level: &LevelSpec, encoding: Encoding) -> Result<Vec<ArraySpec>> {
-    let cells = level.cells(bucket.size);
-    let path = layout::array_folder(bucket, &level.name);
-    let (rows, dtype) = (bucket.row_count(), encoding.payload_dtype());
-    Ok(vec![ArraySpec::new(path, rows, bucket.unit_rows, cells, level.channels, dtype)?])
+/// The arrays of one level of a bucket. See decision 0009.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LevelArrays {
+    /// Its elements, or their codes: `[n, h, w, c]`, with fewer channels where codes are packed.
+    pub payload: ArraySpec,
+    /// Scale and offset of every channel of every row, `[n, 2, 1, c]` in f32, where the encoding has them.
+    pub affine: Option<ArraySpec>,
+    /// How it is held.
+    pub encoding: Encoding,
+    /// The level's name.
+    pub name: String,
+    /// Pixels a cell.
+    pub stride: u32,
+    /// The level's channels.
+    pub channels: u32,
 }
 
-/// The payload arrays of a store: every level of every bucket.
+impl LevelArrays {
+    /// [`Error::Invalid`] if no array can have this shape.
+    pub fn new(bucket: &Bucket, level: &LevelSpec, encoding: Encoding) -> Result<Self> {
+        let (rows, unit_rows) = (bucket.row_count(), bucket.unit_rows);
+        let (name, channels, cells) = (level.name.clone(), level.channels, level.cells(bucket.size));
+        let path = layout::array_folder(bucket, &name);
+        let width = encoding.payload_channels(channels);
+        let mut payload =
+            ArraySpec::new(path.clone(), rows, unit_rows, cells, width, encoding.payload_element())?;
+        let affine = encoding.formula(channels).map(|formula| {
+            payload.attributes = vec![
+                ("affine", layout::affine_name(&name)),
+                ("encoding", encoding.to_string()),
+                ("formula", formula),
+            ];
+            let path = layout::array_folder(bucket, &layout::affine_name(&name));
+            ArraySpec::new(path, rows, unit_rows, Size::new(2, 1), channels, DType::F32)
+        });
+        Ok(Self { payload, affine: affine.transpose()?, encoding, name, stride: level.stride, channels })
+    }
+
+    /// All of them, the payload first: the order in which records name their shards.
+    pub fn iter(&self) -> impl Iterator<Item = &ArraySpec> {
+        std::iter::once(&self.payload).chain(&self.affine)
+    }
+}
+
+/// The arrays of a store: every level of every bucket.
 #[derive(Debug, Clone)]
 pub struct StoreArrays {
-    levels: Vec<(LevelSpec, Encoding)>,
     /// Bucket, level.
-    arrays: Vec<Vec<ArraySpec>>,
+    arrays: Vec<Vec<LevelArrays>>,
 }
 
 impl StoreArrays {
     /// The arrays of these buckets and levels. [`Error::Invalid`] if a level has no encoding or no array
     /// can have its shape.
     pub fn new(buckets: &[Bucket], levels: &[LevelSpec], encodings: &Encodings) -> Result<Self> {
-        let missing = |level: &LevelSpec| Error::invalid(format!("level {} has no encoding", level.name));
-        let levels = levels
-            .iter()
-            .map(|level| Ok((level.clone(), encodings.of(&level.name).ok_or_else(|| missing(level))?)))
-            .collect::<Result<Vec<_>>>()?;
-        let payload = |bucket: &Bucket| {
-            let arrays = levels.iter().map(|(level, encoding)| level_arrays(bucket, level, *encoding));
-            arrays.map(|arrays| arrays?.into_iter().next().ok_or_else(no_payload)).collect::<Result<Vec<_>>>()
-        };
-        let arrays = buckets.iter().map(payload).collect::<Result<Vec<_>>>()?;
-        Ok(Self { levels, arrays })
+        let arrays = buckets.iter().map(|bucket| bucket_arrays(bucket, levels, encodings));
+        Ok(Self { arrays: arrays.collect::<Result<_>>()? })
     }
 
-    /// Array, stride and encoding of a level (by number) of a bucket (by number).
-    pub fn level(&self, bucket: usize, level: usize) -> Option<(&ArraySpec, u32, Encoding)> {
-        let (spec, encoding) = self.levels.get(level)?;
-        Some((self.arrays.get(bucket)?.get(level)?, spec.stride, *encoding))
+    /// Arrays of a level (by number) of a bucket (by number).
+    pub fn level(&self, bucket: usize, level: usize) -> Option<&LevelArrays> {
+        self.arrays.get(bucket)?.get(level)
     }
 }
 
-fn no_payload() -> Error {
-    Error::invalid("an encoding without a payload array")
+/// The arrays of a bucket by level, in the recipe's order.
+pub(crate) fn bucket_arrays(
+    bucket: &Bucket,
+    levels: &[LevelSpec],
+    encodings: &Encodings,
+) -> Result<Vec<LevelArrays>> {
+    let of_level = |level: &LevelSpec| {
+        let encoding = encodings.of(&level.name).ok_or_else(|| {
+            Error::invalid(format!("level {}: expected an encoding, found none", level.name))
+        })?;
+        LevelArrays::new(bucket, level, encoding)
+    };
+    levels.iter().map(of_level).collect()
 }
 
 #[cfg(test)]
@@ -133,7 +169,7 @@ mod tests {
     #[test]
     fn shards_cover_the_rows() {
         let bucket = bucket(10, 4);
-        let array = level_arrays(&bucket, &level(8), Encoding::Bf16).unwrap().remove(0);
+        let array = LevelArrays::new(&bucket, &level(8), Encoding::Bf16).unwrap().payload;
         assert_eq!(array.cells, Size::new(8, 12));
         assert_eq!(array.shard_path(2), "features/val2017/base/64x96/p3/c.2.0.0.0");
         assert_eq!(array.shards(), bucket.unit_count());
@@ -141,9 +177,28 @@ mod tests {
     }
 
     #[test]
+    fn quantised_levels_have_scales_and_offsets_beside_their_payload() {
+        let odd = LevelSpec { channels: 33, ..level(8) };
+        for (encoding, channels, element) in [
+            (Encoding::Int8, 33, ElementType::Int8),
+            (Encoding::Int4, 17, ElementType::Uint8),
+            (Encoding::E4m3fn, 33, ElementType::Uint8),
+        ] {
+            let arrays = LevelArrays::new(&bucket(10, 4), &odd, encoding).unwrap();
+            let LevelArrays { payload, affine, .. } = &arrays;
+            assert_eq!((payload.channels, payload.element), (channels, element));
+            let affine = affine.as_ref().unwrap();
+            assert_eq!(affine.shard_path(1), "features/val2017/base/64x96/p3.affine/c.1.0.0.0");
+            assert_eq!((affine.cells, affine.channels, affine.rows), (Size::new(2, 1), 33, 10));
+            assert_eq!((affine.geometry.bands, affine.geometry.sample_bytes()), (1, 2 * 33 * 4));
+            assert_eq!(arrays.iter().count(), 2);
+        }
+    }
+
+    #[test]
     fn refuses_impossible_arrays() {
         for (rows, unit_rows, stride) in [(0, 1, 8), (4, 0, 8), (4, 4, 128), (1 << 50, 1 << 50, 8)] {
-            let array = level_arrays(&bucket(rows, unit_rows), &level(stride), Encoding::F32);
+            let array = LevelArrays::new(&bucket(rows, unit_rows), &level(stride), Encoding::F32);
             assert!(matches!(array, Err(Error::Invalid { .. })), "{rows} {unit_rows} {stride}");
         }
     }

@@ -1,7 +1,7 @@
 //! How one sample of a level is cut into the inner chunks of a shard. Pure arithmetic: sizes come from a
 //! store that nobody vouches for, so every product is checked.
 
-use crate::{DType, Error, Result};
+use crate::{ElementType, Error, Result};
 
 /// Largest payload of an inner chunk, unless a single row of cells is larger.
 pub const MAX_CHUNK_BYTES: u64 = 4 << 20;
@@ -30,14 +30,15 @@ impl ChunkGeometry {
     /// even that is larger.
     ///
     /// [`Error::Invalid`] if a side is zero or a sample would pass 1 TiB.
-    pub fn new(height: u32, width: u32, channels: u32, dtype: DType) -> Result<Self> {
-        let sizes = [u64::from(width), u64::from(channels), dtype.bytes() as u64];
+    pub fn new(height: u32, width: u32, channels: u32, element: impl Into<ElementType>) -> Result<Self> {
+        let element = element.into();
+        let sizes = [u64::from(width), u64::from(channels), element.bytes() as u64];
         let row_bytes = sizes.into_iter().try_fold(1u64, u64::checked_mul);
         let row_bytes = row_bytes
             .filter(|bytes| *bytes > 0 && height > 0)
             .filter(|bytes| bytes.checked_mul(u64::from(height)).is_some_and(|all| all <= MAX_SAMPLE_BYTES))
             .ok_or_else(|| {
-                Error::invalid(format!("{height}x{width}x{channels} cells of {dtype} are no feature map"))
+                Error::invalid(format!("{height}x{width}x{channels} cells of {element} are no feature map"))
             })?;
         let fits =
             |rows: &u32| height.is_multiple_of(*rows) && u64::from(*rows) * row_bytes <= MAX_CHUNK_BYTES;
@@ -81,6 +82,7 @@ impl ChunkGeometry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::DType;
     use proptest::prelude::*;
 
     #[test]

@@ -29,6 +29,13 @@ pub(crate) fn convert(source: &[u8], from: DType, target: &mut [u8], to: DType) 
     }
 }
 
+/// The values of little-endian elements of any type: as many as both hold.
+pub(crate) fn to_f32(source: &[u8], from: DType, values: &mut [f32]) {
+    for (source, lane) in source.chunks(LANE * from.bytes()).zip(values.chunks_mut(LANE)) {
+        widen(source, from, lane);
+    }
+}
+
 /// Whether all elements are neither NaN nor infinite: none has an exponent of only ones. Written as a
 /// maximum because that vectorises: it runs as fast as memory is read.
 pub(crate) fn all_finite(bytes: &[u8], dtype: DType) -> bool {

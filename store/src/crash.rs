@@ -267,18 +267,20 @@ fn stale_temporaries_are_reaped_and_live_ones_are_not() {
     let live = fill(&writer, &unit).unwrap();
     let bucket = &writer.plan().buckets()[unit.bucket];
     let array = layout::array_folder(bucket, "p2");
-    let stale = folder.path().join(&array).join(".tmp-c.9.0.0.0-1-1");
-    std::fs::write(&stale, b"half a shard").unwrap();
+    // In the folder of the codes and in that of their scales.
+    let stale = ["p2", "p2.affine"]
+        .map(|name| folder.path().join(layout::array_folder(bucket, name)).join(".tmp-c.9.0.0.0-1-1"));
+    stale.iter().for_each(|stale| std::fs::write(stale, b"half a shard").unwrap());
     let temporaries = || {
         contents(folder.path())
             .into_keys()
             .filter(|name| name.contains(".tmp-") && name.starts_with(&array))
             .count()
     };
-    assert_eq!(temporaries(), 2);
+    assert_eq!(temporaries(), 4);
     open(folder.path(), FaultyStorage::sound()).unwrap();
-    assert_eq!(temporaries(), 1);
-    assert!(!stale.exists());
+    assert_eq!(temporaries(), 2);
+    assert!(stale.iter().all(|stale| !stale.exists()));
     assert_eq!(live.commit().unwrap(), Commit::Published);
 }
 
@@ -324,7 +326,7 @@ fn features_that_are_no_numbers_fail_their_row_and_say_what_was_written() {
         RowOutcome::Features { blocks, source_blake3 }
     };
     let mut rows = writer.begin(unit).unwrap();
-    // An infinity in what is written as it is, a NaN in what is converted.
+    // An infinity in what is quantised, a NaN in what is converted.
     assert_eq!(rows.append(spoilt(0, [0x80, 0xff])).unwrap(), Appended::Failed);
     assert_eq!(rows.append(spoilt(1, [0xc0, 0x7f])).unwrap(), Appended::Failed);
     assert_eq!(rows.commit().unwrap(), Commit::Published);
@@ -334,8 +336,8 @@ fn features_that_are_no_numbers_fail_their_row_and_say_what_was_written() {
     let RowOutcome::Features { blocks, .. } = &outcome else { panic!("it has features") };
     let elements = |level: usize| blocks[level].shape.iter().product::<usize>() as u64;
     let Appended::Features { bytes } = rows.append(outcome.clone()).unwrap() else { panic!("it is written") };
-    // bf16 and f32, and a few bytes of checksums.
-    let payload = elements(0) * 2 + elements(1) * 4;
+    // Codes, eight scales and offsets, and f32; and a few bytes of checksums.
+    let payload = elements(0) + 8 * 8 + elements(1) * 4;
     assert!((payload..payload + 64).contains(&bytes), "{bytes} bytes of a payload of {payload}");
     drop(rows);
     extract(folder.path(), FaultyStorage::sound()).unwrap();
@@ -387,7 +389,7 @@ fn stores_of_something_else_are_refused_with_the_field_that_differs() {
     assert_eq!(found, text(("preprocess.resampler", "pillow-bicubic-hv", "pillow-bilinear-hv")));
     let f32s = Encodings::uniform(&recipe().levels, Encoding::F32);
     let found = attempt(&recipe(), &f32s, |_| ());
-    assert_eq!(found, text(("encodings", "p2=f32,p3=f32", "p2=bf16,p3=f32")));
+    assert_eq!(found, text(("encodings", "p2=f32,p3=f32", "p2=int8,p3=f32")));
     let found = attempt(&recipe(), &encodings(), |o| o.shard_bytes = Some(1));
     assert_eq!(found, text(("shard_bytes", "1", "4096")));
     let found = attempt(&recipe(), &encodings(), |o| {

@@ -1,13 +1,12 @@
 //! The JSON of docs/format.md, parsed by the code that reads stores. Compiled for tests only.
 
-use crate::array::level_arrays;
 use crate::layout;
 use crate::manifest::Manifest;
 use crate::run::Run;
 use crate::spec::Spec;
 use crate::table::record::RecordHeader;
 use crate::zarr::{array_document, check_document, group_document};
-use crate::{Bucket, DEFAULT_SHARD_BYTES, Encoding, LevelSpec, RowId, Size};
+use crate::{Bucket, DEFAULT_SHARD_BYTES, Encoding, LevelArrays, LevelSpec, RowId, Size};
 use serde_json::json;
 use std::path::Path;
 
@@ -48,7 +47,7 @@ fn the_zarr_documents_of_the_format_page_are_what_the_code_writes() {
     };
     let unit_rows = crate::bucket::unit_rows(std::slice::from_ref(&level), &bucket, DEFAULT_SHARD_BYTES);
     let bucket = Bucket { unit_rows, ..bucket };
-    let array = level_arrays(&bucket, &level, Encoding::Bf16).unwrap().remove(0);
+    let array = LevelArrays::new(&bucket, &level, Encoding::Bf16).unwrap().payload;
     check_document(Path::new("array"), &array_document(&array), &document("array")).unwrap();
 }
 

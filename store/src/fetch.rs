@@ -25,6 +25,9 @@ const MAX_GAP: u64 = CHUNK_ALIGNMENT;
 pub(crate) struct LevelRead {
     /// Bytes of a chunk's payload.
     pub(crate) payload_bytes: usize,
+    /// Bytes of a cell in it, and the values that they stand for.
+    pub(crate) cell_bytes: usize,
+    pub(crate) channels: usize,
     /// How it is encoded.
     pub(crate) encoding: Encoding,
     /// What the batch holds.
@@ -38,7 +41,9 @@ pub(crate) struct Piece<'a> {
     /// Where the chunk starts in the file.
     pub(crate) offset: u64,
     pub(crate) level: &'a LevelRead,
-    /// Bytes of the payload that are wanted: whole elements.
+    /// Scales and offsets of the row, of a quantised level; else empty.
+    pub(crate) affine: &'a [f32],
+    /// Bytes of the payload that are wanted: whole cells.
     pub(crate) window: Range<usize>,
     /// Where they go, converted.
     pub(crate) target: &'a mut [u8],
@@ -79,7 +84,7 @@ impl Piece<'_> {
 
     /// Whether the payload can go to its target as it is.
     fn is_direct(&self) -> bool {
-        self.level.encoding.payload_dtype() == self.level.dtype
+        self.level.encoding.payload_element() == self.level.dtype.into()
             && self.window == (0..self.level.payload_bytes)
     }
 
@@ -108,6 +113,13 @@ pub(crate) struct Scratch {
 impl Scratch {
     pub(crate) fn new() -> Self {
         Self { block: vec![0; BLOCK_BYTES + CHECKSUM] }
+    }
+
+    /// Makes room for a block of so many bytes, if it is larger than usual.
+    fn reserve(&mut self, bytes: usize) {
+        if bytes > self.block.len() {
+            self.block.resize(bytes, 0);
+        }
     }
 }
 
@@ -213,8 +225,11 @@ fn fetch_by_blocks(piece: &mut Piece<'_>, verify: bool) -> Result<(), Fault> {
 
 /// A chunk of which only a window is wanted, or that has to be converted: through scratch, block by block.
 fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> Result<(), Fault> {
-    let LevelRead { payload_bytes, encoding, dtype } = *piece.level;
-    let window = piece.window.clone();
+    let LevelRead { payload_bytes, cell_bytes, channels, encoding, dtype } = *piece.level;
+    let (window, affine) = (piece.window.clone(), piece.affine);
+    // Whole cells at a time; one has at most 2^20 channels.
+    let step = (BLOCK_BYTES / cell_bytes.max(1)).max(1) * cell_bytes;
+    scratch.reserve(step);
     // Without a check, what is not wanted is not read.
     let wanted = if verify { 0..payload_bytes } else { window.clone() };
     let (mut crc, mut at) = (Crc32c::new(), wanted.start);
@@ -222,7 +237,7 @@ fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> 
     let mut stored = [0; CHECKSUM];
     let mut outcome = Ok(());
     while at < wanted.end {
-        let length = BLOCK_BYTES.min(wanted.end - at);
+        let length = step.min(wanted.end - at);
         let Some(block) = scratch.block.get_mut(..length) else { break };
         let stored: &mut [u8] = if verify && at + length == payload_bytes { &mut stored } else { &mut [] };
         let mut vectors = [IoSliceMut::new(block), IoSliceMut::new(stored)];
@@ -235,9 +250,9 @@ fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> 
         }
         let inside = window.start.clamp(at, at + length) - at..window.end.clamp(at, at + length) - at;
         let payload = block.get(inside).unwrap_or_default();
-        let elements = payload.len() / encoding.payload_dtype().bytes();
-        let (now, later) = target.split_at_mut((elements * dtype.bytes()).min(target.len()));
-        crate::conversion::convert(payload, encoding.payload_dtype(), now, dtype);
+        let bytes = payload.len() / cell_bytes.max(1) * channels * dtype.bytes();
+        let (now, later) = target.split_at_mut(bytes.min(target.len()));
+        encoding.decode(payload, affine, now, dtype);
         target = later;
         at += length;
     }

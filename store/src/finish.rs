@@ -152,7 +152,11 @@ fn count(shared: &Shared, outcomes: &[Outcome]) -> BTreeMap<String, SplitCounts>
 pub(crate) fn remove_leftovers(shared: &Shared, is_leftover: &dyn Fn(&str) -> bool) {
     let mut folders: BTreeSet<String> = [String::new(), layout::RUNS.to_owned()].into();
     for bucket in shared.plan.buckets() {
-        let arrays = shared.plan.levels().iter().map(|level| layout::array_folder(bucket, &level.name));
+        let arrays = shared.spec.encodings.iter().flat_map(|(level, encoding)| {
+            let affine = encoding.is_quantised().then(|| layout::affine_name(level));
+            [Some(level.to_owned()), affine].into_iter().flatten()
+        });
+        let arrays = arrays.map(|array| layout::array_folder(bucket, &array));
         for folder in arrays.chain([layout::record_folder(bucket)]) {
             folders
                 .extend(folder.match_indices('/').filter_map(|(end, _)| Some(folder.get(..end)?.to_owned())));

@@ -93,9 +93,9 @@ pub(crate) fn listing(count: usize) -> Listing {
     listing
 }
 
-/// One level rounded, one not.
+/// One level quantised, in two arrays, and one as it is.
 pub(crate) fn encodings() -> Encodings {
-    Encodings::parse("p3=f32", &recipe().levels).unwrap()
+    Encodings::parse("p2=int8,p3=f32", &recipe().levels).unwrap()
 }
 
 /// What extraction makes of a row: numbers that follow from key, view and level; sample 3 fails.

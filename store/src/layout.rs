@@ -106,9 +106,14 @@ pub fn features_folder(bucket: &Bucket) -> String {
     format!("{FEATURES}/{}", bucket_folder(bucket))
 }
 
-/// Folder of the payload array of one level of a bucket.
-pub fn array_folder(bucket: &Bucket, level: &str) -> String {
-    format!("{}/{level}", features_folder(bucket))
+/// Folder of an array of a bucket: a level's payload array has the level's name.
+pub fn array_folder(bucket: &Bucket, array: &str) -> String {
+    format!("{}/{array}", features_folder(bucket))
+}
+
+/// Name of a quantised level's array of scales and offsets.
+pub fn affine_name(level: &str) -> String {
+    format!("{level}.affine")
 }
 
 /// Lock file of a unit that is being computed.

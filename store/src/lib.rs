@@ -2,8 +2,8 @@
 //!
 //! No torch, no images, no models: what the two sides of the store need of a model is data in its
 //! [`Recipe`]. Modules in reading order: what features are ([`recipe`], [`geometry`], [`view`]), which
-//! samples exist ([`listing`], [`plan`], [`bucket`]), how bytes lie on disk ([`block`], [`encoding`],
-//! [`array`], [`shard`]), how they get there ([`writer`], [`unit`], [`finish`]) and how they come back
+//! samples exist ([`listing`], [`plan`], [`bucket`]), how bytes lie on disk ([`block`], [`element`],
+//! [`encoding`], [`array`], [`shard`]), how they get there ([`writer`], [`unit`], [`finish`]) and how they come back
 //! ([`store`], [`read`]). On disk: `docs/format.md`.
 
 #![warn(missing_docs)]
@@ -25,6 +25,7 @@ pub mod claim;
 mod conversion;
 #[cfg(test)]
 mod crash;
+pub mod element;
 pub mod encoding;
 pub mod error;
 #[cfg(test)]
@@ -38,6 +39,7 @@ mod fixture;
 #[cfg(test)]
 mod foreign;
 pub mod geometry;
+mod instruction_set;
 pub mod key;
 pub mod layout;
 pub mod listing;
@@ -45,6 +47,7 @@ pub mod manifest;
 mod open_shard;
 pub mod plan;
 mod plane;
+mod quantised;
 pub mod read;
 mod read_pool;
 pub mod recipe;
@@ -63,13 +66,14 @@ pub mod view;
 pub mod writer;
 pub mod zarr;
 
-pub use array::ArraySpec;
+pub use array::{ArraySpec, LevelArrays};
 pub use band::RowBand;
 pub use batch::{Batch, LevelBatch};
 pub use bench_read::{BenchReadOptions, ReadBench, ReadMeasurement, Spread, bench_read};
 pub use block::{Block, DType};
 pub use bucket::{Bucket, Unit};
 pub use claim::{Claim, Poison, PoisonGuard};
+pub use element::ElementType;
 pub use encoding::{Encoding, Encodings};
 pub use error::{Error, Result};
 pub use finish::Finish;

@@ -57,15 +57,26 @@ pub(crate) struct ShardCache {
     layout: Layout,
     shards: HashMap<Key, Entry>,
     /// Arrays whose document has been checked.
-    checked: HashSet<(usize, usize)>,
+    checked: HashSet<ArrayPlace>,
     clock: u64,
     index_bytes: usize,
     max_files: usize,
     max_index_bytes: usize,
 }
 
-/// Bucket, array of the bucket, shard.
-type Key = (usize, usize, u64);
+/// Which array of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ArrayPlace {
+    /// Number of the bucket.
+    pub(crate) bucket: usize,
+    /// Number of the level.
+    pub(crate) level: usize,
+    /// Whether it is the level's array of scales and offsets.
+    pub(crate) affine: bool,
+}
+
+/// An array and a shard of it.
+type Key = (ArrayPlace, u64);
 
 #[derive(Debug)]
 struct Entry {
@@ -91,10 +102,10 @@ impl ShardCache {
         self.max_files
     }
 
-    /// Shard `k` of `array`, which is number `place` (bucket, array) of the store.
-    pub(crate) fn get(&mut self, place: (usize, usize), array: &ArraySpec, k: u64) -> Result<Arc<OpenShard>> {
+    /// Shard `k` of `array`, which lies at `place` of the store.
+    pub(crate) fn get(&mut self, place: ArrayPlace, array: &ArraySpec, k: u64) -> Result<Arc<OpenShard>> {
         self.clock += 1;
-        let key = (place.0, place.1, k);
+        let key = (place, k);
         if let Some(entry) = self.shards.get_mut(&key) {
             entry.used = self.clock;
             return Ok(Arc::clone(&entry.shard));

@@ -1,9 +1,9 @@
 //! Which rows exist and where they lie: a pure function of recipe, dataset listing and shard size. Does
 //! no input or output; its table is `table/plan.rs`.
 
+use crate::array::bucket_arrays;
 use crate::bucket::{Bucket, Unit, bucket_of, unit_rows};
 use crate::layout::{check_name, check_relative};
-use crate::spec::bucket_arrays;
 use crate::{
     Encodings, Error, Fingerprint, LevelSpec, ListedSample, Listing, Recipe, Result, RowId, SampleKey,
 };
@@ -224,8 +224,8 @@ impl Plan {
             self.levels.iter().map(|level| (level.name.clone(), 0)).collect();
         for bucket in &self.buckets {
             let arrays = bucket_arrays(bucket, &self.levels, encodings)?;
-            for ((_, total), (_, arrays)) in totals.iter_mut().zip(arrays) {
-                for array in arrays {
+            for ((_, total), level) in totals.iter_mut().zip(&arrays) {
+                for array in level.iter() {
                     let shards = (0..array.shards()).map(|k| array.geometry.shard_bytes(array.shard_rows(k)));
                     *total = shards.fold(*total, u64::saturating_add);
                 }

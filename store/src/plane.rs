@@ -2,11 +2,12 @@
 //! batch's memory. Knows arrays and rows of a bucket; row ids, statuses and keys are the reader's.
 
 use crate::array::StoreArrays;
-use crate::band::{RequestedLevel, RowBand};
+use crate::band::{Part, RequestedLevel, RowBand};
 use crate::batch::Batch;
 use crate::checksum::differs;
 use crate::fetch::{Cause, Fault, Piece, PiecePlace, Scratch, fetch};
-use crate::open_shard::{OpenShard, ShardCache};
+use crate::open_shard::{ArrayPlace, OpenShard, ShardCache};
+use crate::quantised::Affine;
 use crate::read_pool::ReadPool;
 use crate::{DType, Error, Result, RowId};
 use std::num::NonZeroU64;
@@ -57,6 +58,14 @@ pub(crate) struct ReadPlane {
     pool: ReadPool,
     scratch: Vec<Scratch>,
     order: Vec<Entry>,
+    affine: AffineMemory,
+}
+
+/// Scales and offsets of a batch: level by level of those that are quantised, row by row.
+#[derive(Debug, Default)]
+struct AffineMemory {
+    bytes: Vec<u8>,
+    values: Vec<f32>,
 }
 
 /// One row of one level, in file order.
@@ -74,7 +83,7 @@ struct Entry {
 impl ReadPlane {
     pub(crate) fn new(shards: ShardCache, threads: usize) -> Self {
         let pool = ReadPool::new(threads);
-        Self { shards, pool, scratch: Vec::new(), order: Vec::new() }
+        Self { shards, pool, scratch: Vec::new(), order: Vec::new(), affine: AffineMemory::default() }
     }
 
     /// Reads into `batch`, which shows nothing if this fails. `name` names a position of the request's rows.
@@ -92,26 +101,112 @@ impl ReadPlane {
         // Chunks before memory: what a hostile spec claims is only believed once a file holds a row of that
         // size.
         for (position, level) in levels.iter().enumerate() {
-            if let Some(first) = self.order.iter().find(|entry| entry.level == position) {
-                let shard = self.shards.get((request.bucket, level.number), level.array, first.shard)?;
-                if shard.index.chunk(first.row, 0).is_none() {
-                    return Err(no_features(&shard, &name(first.slot), level));
+            if let Some(first) = self.order.iter().find(|entry| entry.level == position).copied() {
+                for part in [Part::Payload, Part::Affine] {
+                    let Some(shard) = self.shard(request, level, part, first.shard)? else { continue };
+                    if shard.index.chunk(first.row, 0).is_none() {
+                        return Err(no_features(&shard, &name(first.slot), level));
+                    }
                 }
             }
             batch.shape_level(position, level.shape(request.rows.len()), level.read.dtype)?;
         }
-        let mut slots: Vec<Option<&mut [u8]>> = batch.slots(levels.len()).map(Some).collect();
         let order = std::mem::take(&mut self.order);
-        let mut rest = order.as_slice();
-        while !rest.is_empty() {
-            let (pieces, done) = self.pieces(rest, &levels, request, &mut slots, name)?;
-            self.run(pieces, options).map_err(|fault| error_of(fault, &levels, name))?;
-            rest = rest.get(done..).unwrap_or_default();
-        }
-        drop(slots);
-        self.order = order;
+        let mut affine = std::mem::take(&mut self.affine);
+        let done = self.read_affine(&order, &levels, request, options, &mut affine, name).and_then(|()| {
+            let slots = batch.slots(levels.len()).map(Some).collect();
+            self.read_part(Part::Payload, &order, &levels, request, options, &affine.values, slots, name)
+        });
+        (self.order, self.affine) = (order, affine);
+        done?;
         batch.complete(levels.len());
         Ok(())
+    }
+
+    /// Reads scales and offsets of all rows of all levels that have them.
+    fn read_affine(
+        &mut self,
+        order: &[Entry],
+        levels: &[RequestedLevel<'_>],
+        request: &Request<'_>,
+        options: PlaneOptions,
+        affine: &mut AffineMemory,
+        name: &dyn Fn(usize) -> String,
+    ) -> Result<()> {
+        let rows = request.rows.len();
+        let total: usize = levels.iter().map(|level| level.affine_values() * rows).sum();
+        if total == 0 {
+            return Ok(());
+        }
+        affine.bytes.resize(total * size_of::<f32>(), 0);
+        affine.values.resize(total, 0.0);
+        let mut slots: Vec<Option<&mut [u8]>> = Vec::with_capacity(levels.len() * rows);
+        let mut rest = affine.bytes.as_mut_slice();
+        for level in levels {
+            for _ in 0..rows {
+                let (row, behind) = rest.split_at_mut(level.affine_values() * size_of::<f32>());
+                rest = behind;
+                slots.push((!row.is_empty()).then_some(row));
+            }
+        }
+        self.read_part(Part::Affine, order, levels, request, options, &[], slots, name)?;
+
+        let mut at = 0;
+        for level in levels {
+            for (slot, row) in request.rows.iter().enumerate() {
+                let end = at + level.affine_values();
+                let bytes = affine.bytes.get(at * size_of::<f32>()..end * size_of::<f32>());
+                let values = affine.values.get_mut(at..end);
+                if let Err(what) = Affine::read(bytes.unwrap_or_default(), values.unwrap_or_default()) {
+                    let shard = row / level.arrays.payload.unit_rows;
+                    let path = match self.shard(request, level, Part::Affine, shard)? {
+                        Some(shard) => shard.path.clone(),
+                        None => Default::default(),
+                    };
+                    return Err(Error::corrupt(
+                        path,
+                        format!("{}, level {}: {what}", name(slot), level.name()),
+                    ));
+                }
+                at = end;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads one array of each level into `slots`, the memory of every row of every level.
+    #[expect(clippy::too_many_arguments, reason = "what one batch is; a struct would be built for this call")]
+    fn read_part<'a>(
+        &mut self,
+        part: Part,
+        order: &[Entry],
+        levels: &'a [RequestedLevel<'_>],
+        request: &Request<'_>,
+        options: PlaneOptions,
+        affine: &'a [f32],
+        mut slots: Vec<Option<&'a mut [u8]>>,
+        name: &dyn Fn(usize) -> String,
+    ) -> Result<()> {
+        let mut rest = order;
+        while !rest.is_empty() {
+            let (pieces, done) = self.pieces(part, rest, levels, request, affine, &mut slots, name)?;
+            self.run(pieces, options).map_err(|fault| error_of(fault, levels, name))?;
+            rest = rest.get(done..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// A shard of one of a level's arrays; `None` if the level has no such array.
+    fn shard(
+        &mut self,
+        request: &Request<'_>,
+        level: &RequestedLevel<'_>,
+        part: Part,
+        shard: u64,
+    ) -> Result<Option<Arc<OpenShard>>> {
+        let Some((array, _)) = level.array(part) else { return Ok(None) };
+        let (bucket, affine) = (request.bucket, part == Part::Affine);
+        self.shards.get(ArrayPlace { bucket, level: level.number, affine }, array, shard).map(Some)
     }
 
     /// The file ranges that a request touches, merged where contiguous: what `bench read` compares with.
@@ -119,23 +214,28 @@ impl ReadPlane {
         let levels = resolve_levels(arrays, request, None)?;
         self.sort(&levels, request)?;
         let mut ranges: Vec<FileRange> = Vec::new();
-        for entry in &self.order {
-            let Some(level) = levels.get(entry.level) else { continue };
-            let shard = self.shards.get((request.bucket, level.number), level.array, entry.shard)?;
-            for band in level.bands() {
-                let Some(offset) = shard.index.chunk(entry.row, band) else { continue };
-                let end = offset + level.array.geometry.chunk_bytes();
-                match ranges.last_mut() {
-                    Some(last)
-                        if Arc::ptr_eq(&last.shard, &shard)
-                            && level.array.geometry.next_offset(last.bytes.end) == offset =>
-                    {
-                        last.bytes.end = end;
+        let order = std::mem::take(&mut self.order);
+        for part in [Part::Affine, Part::Payload] {
+            for entry in &order {
+                let Some(level) = levels.get(entry.level) else { continue };
+                let Some(shard) = self.shard(request, level, part, entry.shard)? else { continue };
+                let Some((array, _)) = level.array(part) else { continue };
+                for band in level.bands_of(part) {
+                    let Some(offset) = shard.index.chunk(entry.row, band) else { continue };
+                    let end = offset + array.geometry.chunk_bytes();
+                    match ranges.last_mut() {
+                        Some(last)
+                            if Arc::ptr_eq(&last.shard, &shard)
+                                && array.geometry.next_offset(last.bytes.end) == offset =>
+                        {
+                            last.bytes.end = end;
+                        }
+                        _ => ranges.push(FileRange { shard: Arc::clone(&shard), bytes: offset..end }),
                     }
-                    _ => ranges.push(FileRange { shard: Arc::clone(&shard), bytes: offset..end }),
                 }
             }
         }
+        self.order = order;
         Ok(ranges)
     }
 
@@ -143,13 +243,14 @@ impl ReadPlane {
         self.order.clear();
         for (position, level) in levels.iter().enumerate() {
             for (slot, row) in request.rows.iter().enumerate() {
-                if *row >= level.array.rows {
+                let array = &level.arrays.payload;
+                if *row >= array.rows {
                     return Err(Error::invalid(format!(
                         "row {row} of {}: expected less than {}",
-                        level.array.path, level.array.rows
+                        array.path, array.rows
                     )));
                 }
-                let (shard, row) = (row / level.array.unit_rows, row % level.array.unit_rows);
+                let (shard, row) = (row / array.unit_rows, row % array.unit_rows);
                 self.order.push(Entry { level: position, shard, row, slot });
             }
         }
@@ -158,11 +259,14 @@ impl ReadPlane {
     }
 
     /// The chunks of the first entries, as many as files may be open; and how many entries those are.
+    #[expect(clippy::too_many_arguments, reason = "what one batch is; a struct would be built for this call")]
     fn pieces<'a>(
         &mut self,
+        part: Part,
         entries: &[Entry],
         levels: &'a [RequestedLevel<'_>],
         request: &Request<'_>,
+        affine: &'a [f32],
         slots: &mut [Option<&'a mut [u8]>],
         name: &dyn Fn(usize) -> String,
     ) -> Result<(Vec<Piece<'a>>, usize)> {
@@ -171,6 +275,7 @@ impl ReadPlane {
         let mut files = 0;
         for (done, entry) in entries.iter().enumerate() {
             let Some(level) = levels.get(entry.level) else { continue };
+            let Some((_, read)) = level.array(part) else { continue };
             let key = (entry.level, entry.shard);
             let shard = match &open {
                 Some((at, shard)) if *at == key => Arc::clone(shard),
@@ -179,24 +284,28 @@ impl ReadPlane {
                     if files > self.shards.max_files() {
                         return Ok((pieces, done));
                     }
-                    let shard = self.shards.get((request.bucket, level.number), level.array, entry.shard)?;
+                    let Some(shard) = self.shard(request, level, part, entry.shard)? else { continue };
                     open = Some((key, Arc::clone(&shard)));
                     shard
                 }
             };
+            let before: usize = levels.iter().take(entry.level).map(RequestedLevel::affine_values).sum();
+            let at = before * request.rows.len() + entry.slot * level.affine_values();
+            let affine = affine.get(at..at + level.affine_values()).unwrap_or_default();
             let slot = slots.get_mut(entry.level * request.rows.len() + entry.slot);
             let Some(mut target) = slot.and_then(Option::take) else { continue };
-            for band in level.bands() {
+            for band in level.bands_of(part) {
                 let offset = shard.index.chunk(entry.row, band);
                 let offset = offset.ok_or_else(|| no_features(&shard, &name(entry.slot), level))?;
-                let (window, bytes) = level.window(band);
+                let (window, bytes) = level.window_of(part, band);
                 let (now, later) = target.split_at_mut(bytes.min(target.len()));
                 target = later;
                 let place = PiecePlace { slot: entry.slot, level: entry.level, band };
                 pieces.push(Piece {
                     shard: Arc::clone(&shard),
                     offset,
-                    level: &level.read,
+                    level: read,
+                    affine,
                     window,
                     target: now,
                     place,

@@ -224,7 +224,8 @@ mod tests {
                     for (i, LevelId(level)) in levels.into_iter().enumerate() {
                         let (name, block) = (&store.recipe().levels[level].name, &blocks[level]);
                         let encoding = store.encodings().of(name).unwrap();
-                        let expected = encoding.payload(block).unwrap().repeat(2);
+                        let dtype = encoding.value_dtype();
+                        let expected = encoding.round_trip(block, dtype).unwrap().repeat(2);
                         assert!(batch.level(i).bytes == expected, "row {} level {name}", row.id);
                         assert_eq!(batch.level(i).shape[1..], block.shape);
                     }

@@ -8,7 +8,7 @@
 
 use crate::array::ArraySpec;
 use crate::checksum::crc32c;
-use crate::{Block, Encoding, Error, Result, Size, Staged};
+use crate::{Error, Result, Staged};
 
 /// Offset and length of an index entry without a chunk.
 pub(crate) const EMPTY: u64 = u64::MAX;
@@ -55,28 +55,6 @@ impl ShardWriter {
             end: 0,
             poisoned: false,
         })
-    }
-
-    /// Appends the next row: a block `[h, w, c]` of any element type, encoded by `encoding`.
-    /// [`Error::Invalid`] if its shape is not the array's.
-    pub fn append(&mut self, encoding: Encoding, block: &Block) -> Result<()> {
-        self.check(encoding, block)?;
-        self.append_payload(&encoding.payload(block)?)
-    }
-
-    /// Refuses a block that is not a row of this array.
-    pub(crate) fn check(&self, encoding: Encoding, block: &Block) -> Result<()> {
-        let Size { height, width } = self.array.cells;
-        let expected = [height, width, self.array.channels];
-        if block.shape.map(|side| u32::try_from(side).ok()) != expected.map(Some)
-            || encoding.payload_dtype() != self.array.dtype
-        {
-            return Err(Error::invalid(format!(
-                "array {}: expected a block {height}x{width}x{} in {}, found {:?} in {encoding}",
-                self.array.path, self.array.channels, self.array.dtype, block.shape
-            )));
-        }
-        Ok(())
     }
 
     /// Bytes of the shard so far, its index left out.

@@ -1,14 +1,14 @@
 //! The document that makes a folder a store: `attributes.featcache` of its root `zarr.json`. Parsing
 //! checks the format version before it believes anything else; no file is read or written here.
 
-use crate::array::{ArraySpec, StoreArrays, level_arrays};
+use crate::array::{LevelArrays, StoreArrays, bucket_arrays};
 use crate::bucket::Bucket;
 use crate::canonical::to_value;
-use crate::layout::{Layout, PLAN, ROOT, check_name};
+use crate::layout::{Layout, PLAN, ROOT, affine_name, check_name};
 use crate::plan::Plan;
 use crate::table::TableFile;
 use crate::zarr::{document_bytes, hierarchy, parse_document, root_document};
-use crate::{Encoding, Encodings, Error, Fingerprint, LevelSpec, Recipe, Result};
+use crate::{Encodings, Error, Fingerprint, Recipe, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -118,7 +118,7 @@ impl Spec {
         Ok(plan)
     }
 
-    /// The payload arrays of the store at `layout`. [`Error::Corrupt`] if its spec asks for impossible ones.
+    /// The arrays of the store at `layout`. [`Error::Corrupt`] if its spec asks for impossible ones.
     pub(crate) fn arrays(&self, layout: &Layout, buckets: &[Bucket]) -> Result<StoreArrays> {
         StoreArrays::new(buckets, &self.recipe.levels, &self.encodings)
             .map_err(|error| Error::corrupt(layout.path(ROOT), error.to_string()))
@@ -172,13 +172,11 @@ impl Spec {
 
     /// Every Zarr document of the store: path relative to the store → bytes, the root's under `zarr.json`.
     pub(crate) fn documents(&self, plan: &Plan) -> Result<BTreeMap<String, Vec<u8>>> {
-        let mut arrays = Vec::new();
+        let mut levels = Vec::new();
         for bucket in plan.buckets() {
-            for (_, of_level) in bucket_arrays(bucket, &self.recipe.levels, &self.encodings)? {
-                arrays.extend(of_level);
-            }
+            levels.extend(bucket_arrays(bucket, &self.recipe.levels, &self.encodings)?);
         }
-        let below = hierarchy(&arrays);
+        let below = hierarchy(levels.iter().flat_map(LevelArrays::iter));
         let root = root_document(&to_value(self), &below);
         let mut documents: BTreeMap<String, Vec<u8>> = below
             .iter()
@@ -189,27 +187,19 @@ impl Spec {
     }
 }
 
-/// The arrays of a bucket by level, in the recipe's order, with the encoding that fills them.
-pub(crate) fn bucket_arrays(
-    bucket: &Bucket,
-    levels: &[LevelSpec],
-    encodings: &Encodings,
-) -> Result<Vec<(Encoding, Vec<ArraySpec>)>> {
-    let of_level = |level: &LevelSpec| {
-        let encoding = encodings.of(&level.name).ok_or_else(|| {
-            Error::invalid(format!("level {}: expected an encoding, found none", level.name))
-        })?;
-        let arrays = level_arrays(bucket, level, encoding)?;
-        Ok((encoding, arrays))
-    };
-    levels.iter().map(of_level).collect()
-}
-
-/// Refuses encodings that are not of exactly the recipe's levels.
+/// Refuses encodings that are not of exactly the recipe's levels, and levels whose names are those of other
+/// levels' arrays.
 pub(crate) fn check_encodings(recipe: &Recipe, encodings: &Encodings) -> Result<()> {
     let expected: BTreeMap<&str, ()> = recipe.levels.iter().map(|level| (level.name.as_str(), ())).collect();
     if encodings.iter().map(|(level, _)| level).eq(expected.keys().copied()) {
-        return Ok(());
+        let taken = encodings.iter().filter(|(_, encoding)| encoding.is_quantised());
+        let mut taken = taken.map(|(level, _)| affine_name(level));
+        return match taken.find(|name| expected.contains_key(name.as_str())) {
+            None => Ok(()),
+            Some(name) => Err(Error::invalid(format!(
+                "level {name}: expected another name, since that is the array of scales of a quantised level"
+            ))),
+        };
     }
     let names: Vec<&str> = expected.into_keys().collect();
     Err(Error::invalid(format!("encodings {encodings}: expected one for each of {}", names.join(", "))))
@@ -233,4 +223,23 @@ pub(crate) fn check_format(document: &Value, path: &Path) -> Result<()> {
         return Err(Error::TooNew { path: path.to_owned(), found, supported: FORMAT });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::recipe;
+
+    #[test]
+    fn no_level_is_named_as_the_scales_of_another() {
+        let mut recipe = recipe();
+        recipe.levels[1].name = "p2.affine".into();
+        let parse = |text| Encodings::parse(text, &recipe.levels).unwrap();
+        check_encodings(&recipe, &parse("bf16,p2.affine=int8")).unwrap();
+        let error = check_encodings(&recipe, &parse("bf16,p2=int8")).unwrap_err().to_string();
+        assert!(error.contains("level p2.affine: expected another name"), "{error}");
+        let fewer = Encodings::parse("int8", &recipe.levels[..1]).unwrap();
+        let error = check_encodings(&recipe, &fewer).unwrap_err().to_string();
+        assert!(error.contains("expected one for each of p2, p2.affine"), "{error}");
+    }
 }

@@ -1,17 +1,19 @@
 //! A unit being written: its shards in temporaries, then the one function that makes a unit visible.
 
+use crate::array::{ArraySpec, bucket_arrays};
 use crate::bucket::{Bucket, Unit};
 use crate::claim::PoisonGuard;
+use crate::encoding::Encoder;
 use crate::layout;
 use crate::plan::kept_reason;
 use crate::shard::ShardWriter;
 use crate::sink::{Appended, Commit, RowOutcome, UnitSink};
-use crate::spec::{FORMAT, bucket_arrays};
+use crate::spec::FORMAT;
 use crate::staged::Staged;
 use crate::storage::{Locking, Wait};
 use crate::table::record::{self, FileEntry, Record, RecordHeader, RecordRow};
 use crate::writer::Shared;
-use crate::{Block, Encoding, Error, Result, RowId};
+use crate::{Block, Error, Result, RowId};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,14 +30,22 @@ pub struct UnitWriter {
     _guard: PoisonGuard,
 }
 
-/// The shards of one level, its payload's first.
+/// The shards of one level.
 #[derive(Debug)]
 struct LevelWriter {
     name: String,
-    encoding: Encoding,
-    /// The payload of a row whose block is of another element type.
-    payload: Vec<u8>,
-    shards: Vec<(String, ShardWriter)>,
+    /// `[h, w, c]` of its blocks.
+    shape: [usize; 3],
+    encoder: Encoder,
+    payload: StagedShard,
+    affine: Option<StagedShard>,
+}
+
+/// A shard and its path in the store.
+#[derive(Debug)]
+struct StagedShard {
+    path: String,
+    writer: ShardWriter,
 }
 
 impl UnitWriter {
@@ -51,16 +61,19 @@ impl UnitWriter {
             })?;
         let mut levels = Vec::new();
         let specs = &shared.spec.recipe.levels;
-        for (spec, (encoding, arrays)) in
-            specs.iter().zip(bucket_arrays(bucket, specs, &shared.spec.encodings)?)
-        {
-            let start = |array: &crate::array::ArraySpec| {
+        for (spec, arrays) in specs.iter().zip(bucket_arrays(bucket, specs, &shared.spec.encodings)?) {
+            let start = |array: &ArraySpec| -> Result<StagedShard> {
                 let path = array.shard_path(unit.number);
                 let staged = Staged::create(&shared.storage, &shared.layout.path(&path))?;
-                Ok((path, ShardWriter::new(staged, array, unit.number)?))
+                Ok(StagedShard { path, writer: ShardWriter::new(staged, array, unit.number)? })
             };
-            let shards = arrays.iter().map(start).collect::<Result<_>>()?;
-            levels.push(LevelWriter { name: spec.name.clone(), encoding, payload: Vec::new(), shards });
+            levels.push(LevelWriter {
+                name: spec.name.clone(),
+                shape: spec.shape(bucket.size),
+                encoder: Encoder::new(arrays.encoding),
+                payload: start(&arrays.payload)?,
+                affine: arrays.affine.as_ref().map(start).transpose()?,
+            });
         }
         Ok(Self {
             shared: Arc::clone(shared),
@@ -84,45 +97,41 @@ impl UnitWriter {
         }
         // A row is in all levels or in none, so every level is looked at before the first is written.
         for (level, block) in self.levels.iter_mut().zip(blocks) {
-            for (_, shard) in &level.shards {
-                shard.check(level.encoding, block)?;
+            if block.shape != level.shape {
+                return Err(Error::invalid(format!(
+                    "level {}: expected a block of shape {:?}, found {:?}",
+                    level.name, level.shape, block.shape
+                )));
             }
-            if !level.encoding.is_finite(level.encoded(block)?) {
-                return Ok(Err(format!("features of {} are not finite", level.name)));
+            if let Err(what) = level.encoder.encode(block)? {
+                return Ok(Err(format!("features of {} {what}", level.name)));
             }
         }
         let mut bytes = 0;
         for (level, block) in self.levels.iter_mut().zip(blocks) {
-            let payload = if level.is_verbatim(block) { &block.bytes } else { &level.payload };
-            for (_, shard) in &mut level.shards {
-                let before = shard.bytes();
-                shard.append_payload(payload)?;
-                bytes += shard.bytes() - before;
+            bytes += level.payload.append(level.encoder.payload(block))?;
+            if let (Some(shard), Some(affine)) = (&mut level.affine, level.encoder.affine()) {
+                bytes += shard.append(affine)?;
             }
         }
         Ok(Ok(bytes))
     }
 
     fn append_empty(&mut self) -> Result<()> {
-        for (_, shard) in self.levels.iter_mut().flat_map(|level| &mut level.shards) {
-            shard.append_empty()?;
+        for shard in self.levels.iter_mut().flat_map(|l| std::iter::once(&mut l.payload).chain(&mut l.affine))
+        {
+            shard.writer.append_empty()?;
         }
         Ok(())
     }
 }
 
-impl LevelWriter {
-    /// The payload of a block, its own bytes where nothing needs converting, else [`Self::payload`].
-    fn encoded<'a>(&'a mut self, block: &'a Block) -> Result<&'a [u8]> {
-        if self.is_verbatim(block) {
-            return Ok(&block.bytes);
-        }
-        self.encoding.encode_over(block, &mut self.payload)?;
-        Ok(&self.payload)
-    }
-
-    fn is_verbatim(&self, block: &Block) -> bool {
-        block.dtype == self.encoding.payload_dtype()
+impl StagedShard {
+    /// Bytes that the row took.
+    fn append(&mut self, payload: &[u8]) -> Result<u64> {
+        let before = self.writer.bytes();
+        self.writer.append_payload(payload)?;
+        Ok(self.writer.bytes() - before)
     }
 }
 
@@ -169,8 +178,10 @@ impl UnitSink for UnitWriter {
             )));
         }
         let (mut shards, mut files) = (Vec::new(), Vec::new());
-        for (path, shard) in levels.into_iter().flat_map(|level| level.shards) {
-            let mut shard = shard.finish()?;
+        for StagedShard { path, writer } in
+            levels.into_iter().flat_map(|level| std::iter::once(level.payload).chain(level.affine))
+        {
+            let mut shard = writer.finish()?;
             let digest = shard.sync()?;
             files.push(FileEntry { path, bytes: digest.bytes, blake3: digest.blake3 });
             shards.push(shard);

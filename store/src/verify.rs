@@ -1,11 +1,13 @@
 //! Verification of a whole store: every byte of every file that belongs to it, and every checksum inside
 //! shards. It reports all that it finds and repairs nothing; memory does not grow with the store.
 
-use crate::array::ArraySpec;
+use crate::array::{ArraySpec, LevelArrays};
+use crate::band::Part;
 use crate::checksum::{CHECKSUM, Crc32c, differs};
 use crate::layout::{self, Layout};
 use crate::manifest::Manifest;
 use crate::open_shard::{OpenShard, check_array_document};
+use crate::quantised::Affine;
 use crate::spec::MAX_DOCUMENT_BYTES;
 use crate::staged::Digest;
 use crate::storage::{FsStorage, Storage};
@@ -190,10 +192,10 @@ fn check_shards(store: &Store, found: &mut Verification) -> Result<()> {
     let (levels, arrays) = (&store.recipe().levels, store.arrays());
     for bucket in 0..store.buckets().len() {
         for level in 0..levels.len() {
-            if let Some((array, _, _)) = arrays.level(bucket, level)
-                && let Err(error) = check_array_document(store.layout(), array)
-            {
-                found.note(error)?;
+            for array in arrays.level(bucket, level).into_iter().flat_map(LevelArrays::iter) {
+                if let Err(error) = check_array_document(store.layout(), array) {
+                    found.note(error)?;
+                }
             }
         }
     }
@@ -203,14 +205,19 @@ fn check_shards(store: &Store, found: &mut Verification) -> Result<()> {
         let first = bucket.rows.start.0 + number * bucket.unit_rows;
         found.rows += bucket.unit_rows.min(bucket.rows.end.0.saturating_sub(first));
         for (level, spec) in levels.iter().enumerate() {
-            let Some((array, _, _)) = arrays.level(bucket_number, level) else { continue };
-            let checked = check_shard(store, array, number, first, &mut block, &|id, what| {
+            let Some(arrays) = arrays.level(bucket_number, level) else { continue };
+            let name_row = |id: RowId, what: &str| {
                 let key = store.row(id).map_or_else(|_| String::new(), |row| format!(" ({})", row.key));
                 format!("level {}, row {id}{key}: {what}", spec.name)
-            });
-            match checked {
-                Ok(mut problems) => found.problems.append(&mut problems),
-                Err(error) => found.note(error)?,
+            };
+            for (part, array) in
+                [(Part::Payload, Some(&arrays.payload)), (Part::Affine, arrays.affine.as_ref())]
+            {
+                let Some(array) = array else { continue };
+                match check_shard(store, part, array, number, first, &mut block, &name_row) {
+                    Ok(mut problems) => found.problems.append(&mut problems),
+                    Err(error) => found.note(error)?,
+                }
             }
         }
     }
@@ -218,9 +225,11 @@ fn check_shards(store: &Store, found: &mut Verification) -> Result<()> {
 }
 
 /// Checks one shard, whose first row has the id `first`: that exactly the rows with features have chunks,
-/// and the checksum of each. `block` is memory that is used again.
+/// and the checksum of each; of an array of scales and offsets, also that they are such. `block` is memory
+/// that is used again.
 fn check_shard(
     store: &Store,
+    part: Part,
     array: &ArraySpec,
     number: u64,
     first: u64,
@@ -248,9 +257,27 @@ fn check_shard(
     for (row, band, offset) in shard.index.chunks() {
         if let Some(what) = check_chunk(&shard, offset, array.geometry.payload_bytes(), block)? {
             note(row, &format!("band {band}: {what}"));
+        } else if part == Part::Affine && band + 1 == array.geometry.bands {
+            let read = read_affine(&shard, array, row)?;
+            if let Err(what) = Affine::read(&read, &mut vec![0.0; read.len() / size_of::<f32>()]) {
+                note(row, &what);
+            }
         }
     }
     Ok(problems)
+}
+
+/// All chunks of a row of scales and offsets: 8 MiB at most.
+fn read_affine(shard: &OpenShard, array: &ArraySpec, row: u64) -> Result<Vec<u8>> {
+    let band_bytes = usize::try_from(array.geometry.payload_bytes()).unwrap_or(usize::MAX);
+    let mut bytes = Vec::new();
+    for offset in (0..array.geometry.bands).filter_map(|band| shard.index.chunk(row, band)) {
+        let start = bytes.len();
+        bytes.resize(start + band_bytes, 0);
+        let read = shard.file.read_exact_at(bytes.get_mut(start..).unwrap_or_default(), offset);
+        read.map_err(Error::io(&shard.path))?;
+    }
+    Ok(bytes)
 }
 
 /// What is wrong with the chunk at `offset`, read in blocks.
@@ -361,8 +388,8 @@ mod tests {
         let record = Record { header: RecordHeader { format, unit: name, files }, rows };
         record::write(&storage, &path, &record).unwrap().publish().unwrap();
         let found = problems(folder.path(), INCOMPLETE);
-        let levels = writer.plan().levels().len();
-        assert_eq!(found.len(), levels * record.rows.len(), "{found:?}");
+        // Every array of every level tells: p2 has two.
+        assert_eq!(found.len(), 3 * record.rows.len(), "{found:?}");
         for (i, row) in record.rows.iter().enumerate() {
             let id = unit.rows.start.0 + i as u64;
             let what = if i == 0 { "found no chunks" } else { "found some" };
@@ -371,6 +398,33 @@ mod tests {
                 assert!(found.iter().any(|line| line.contains(&named) && line.contains(what)), "{found:?}");
             }
         }
+    }
+
+    /// What its writer never writes, under checksums that are right.
+    #[test]
+    fn scales_that_are_no_numbers_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = finished(folder.path());
+        let bucket = &writer.plan().buckets()[0];
+        let arrays =
+            crate::LevelArrays::new(bucket, &writer.plan().levels()[0], crate::Encoding::Int8).unwrap();
+        let affine = arrays.affine.unwrap();
+        let path = folder.path().join(affine.shard_path(0));
+        let mut bytes = std::fs::read(&path).unwrap();
+        let (payload, chunk) =
+            (affine.geometry.payload_bytes() as usize, affine.geometry.chunk_bytes() as usize);
+        bytes[4..8].copy_from_slice(&f32::NAN.to_le_bytes());
+        let checksum = crate::checksum::crc32c(&bytes[..payload]);
+        bytes[payload..chunk].copy_from_slice(&checksum);
+        std::fs::write(&path, bytes).unwrap();
+        let found = problems(folder.path(), VerifyOptions::default());
+        let named = "): scale of channel 1: expected a number from 0, found NaN";
+        assert!(
+            found.iter().any(|line| line.contains("level p2, row ") && line.ends_with(named)),
+            "{found:?}"
+        );
+        assert!(found.iter().any(|line| line.contains("p2.affine/c.0.0.0.0: blake3")), "{found:?}");
+        assert_eq!(found.len(), 2, "{found:?}");
     }
 
     #[test]

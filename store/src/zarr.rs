@@ -3,7 +3,7 @@
 
 use crate::array::ArraySpec;
 use crate::canonical::first_difference;
-use crate::{Error, Result};
+use crate::{ElementType, Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,22 +17,28 @@ pub fn group_document() -> Value {
 }
 
 /// Document of an array: shards of whole units, inner chunks of one band, crc32c on both. Rows without
-/// features have no chunks and read as NaN, which no reader can mistake for features.
+/// features have no chunks and read as NaN, which no reader can mistake for features; those of a quantised
+/// level do so by their scales.
 pub fn array_document(array: &ArraySpec) -> Value {
     let little = json!({ "name": "bytes", "configuration": { "endian": "little" } });
     let codecs = json!([little, { "name": "crc32c" }]);
     let (height, width, channels) = (array.cells.height, array.cells.width, array.channels);
+    let fill_value = match array.element {
+        ElementType::Float(_) => json!("NaN"),
+        ElementType::Int8 | ElementType::Uint8 => json!(0),
+    };
+    let attributes = array.attributes.iter().map(|(name, value)| ((*name).to_owned(), json!(value)));
     json!({
         "zarr_format": 3,
         "node_type": "array",
         "shape": [array.rows, height, width, channels],
-        "data_type": array.dtype.zarr_name(),
+        "data_type": array.element.zarr_name(),
         "chunk_grid": {
             "name": "regular",
             "configuration": { "chunk_shape": [array.unit_rows, height, width, channels] },
         },
         "chunk_key_encoding": { "name": "default", "configuration": { "separator": "." } },
-        "fill_value": "NaN",
+        "fill_value": fill_value,
         "codecs": [{
             "name": "sharding_indexed",
             "configuration": {
@@ -43,7 +49,7 @@ pub fn array_document(array: &ArraySpec) -> Value {
             },
         }],
         "dimension_names": ["row", "height", "width", "channel"],
-        "attributes": {},
+        "attributes": Value::Object(attributes.collect()),
     })
 }
 

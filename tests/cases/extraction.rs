@@ -2,7 +2,7 @@
 //! depend on nothing but the picture and the recipe.
 
 use featcache_store::{Batch, DType, OpenOptions, ReadOptions, Status, Store};
-use featcache_tests::{assert_same_content, content, done, featcache, jpeg, samples};
+use featcache_tests::{assert_same_content, content, done, featcache, jpeg, run, samples, text};
 use std::path::Path;
 
 const FAKE: &str = "--backbone fake --compute fp32";
@@ -124,6 +124,63 @@ fn features_do_not_depend_on_batch_or_workers() {
         assert!(worker.wait().unwrap().success());
     }
     assert_same_content(&one, &three);
+}
+
+#[test]
+fn quantised_features_are_those_of_the_picture_within_their_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("pictures");
+    pictures(&root, 6);
+    let command = |store: &Path, encodings: &str| {
+        format!(
+            "--quiet extract folder --root {} --backbone swinv2-demo --random-weights 3 --compute fp32 \
+             --resize none --shard-mib 0 --threads 1 --store {encodings} --out {}",
+            root.display(),
+            store.display()
+        )
+    };
+    let (exact, small) = (folder.path().join("exact"), folder.path().join("small"));
+    done(&command(&exact, "f32"));
+    done(&command(&small, "int8,p3=e4m3fn,p2=int4"));
+    let (expected, found) = (features(&exact), features(&small));
+    assert!(expected.keys().eq(found.keys()));
+    for (name, expected) in &expected {
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+        let lost = norm(&mut expected.iter().zip(&found[name]).map(|(a, b)| f64::from(a - b)));
+        let error = lost / norm(&mut expected.iter().map(|v| f64::from(*v)));
+        let bound = match name.rsplit_once('/').unwrap().1 {
+            "p2" => 0.15,
+            "p3" => 0.05,
+            _ => 0.01,
+        };
+        assert!(error > 0.0 && error < bound, "{name}: {error}");
+    }
+    done(&format!("--quiet verify {}", small.display()));
+    let live =
+        done(&format!("--quiet --json verify {} --against-model 2 --random-weights 3", small.display()));
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&live).unwrap()["within"], true, "{live}");
+    let told: serde_json::Value =
+        serde_json::from_str(&done(&format!("--json inspect {}", small.display()))).unwrap();
+    let of_level = |store: &Path, level: usize| {
+        let told = done(&format!("--json inspect {}", store.display()));
+        serde_json::from_str::<serde_json::Value>(&told).unwrap()["levels"][level]["bytes"].as_u64().unwrap()
+    };
+    for (level, name, parts) in [(0, "int4", 8), (1, "e4m3fn", 4)] {
+        assert_eq!(told["levels"][level]["encoding"], name);
+        let (small, exact) = (of_level(&small, level), of_level(&exact, level));
+        assert!((exact / parts..exact * 5 / parts / 4).contains(&small), "{name}: {small} of {exact}");
+    }
+    // The same again is done; other encodings are another store.
+    done(&command(&small, "int8,p3=e4m3fn,p2=int4"));
+    let other = run(&command(&small, "int8"));
+    assert_eq!(other.status.code(), Some(4), "{}", text(&other.stderr));
+    let unknown = run(&command(&folder.path().join("none"), "int8,p3=fp8"));
+    let told = text(&unknown.stderr);
+    assert!(
+        told.contains("\"fp8\" is unknown: expected one of bf16, f16, f32, int8, int4, e4m3fn"),
+        "{told}"
+    );
+    assert!(!folder.path().join("none").exists());
 }
 
 #[test]

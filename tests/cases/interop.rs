@@ -1,7 +1,8 @@
 //! A store's arrays as others read them: by `zarrs` in this process and by TensorStore in Python, compared
-//! byte by byte with what our reader hands out.
+//! byte by byte with what our reader hands out. Quantised levels are decoded there by the formula that their
+//! arrays carry.
 
-use featcache_store::layout::array_folder;
+use featcache_store::layout::{affine_name, array_folder};
 use featcache_store::sink::{FeatureSink, RowOutcome, UnitSink};
 use featcache_store::{
     BackboneSpec, Batch, Block, Compute, DType, Encodings, LevelId, LevelSpec, ListedSample, Listing,
@@ -65,10 +66,15 @@ fn block(shape: [usize; 3], seed: u64) -> Block {
     Block { shape, dtype: DType::F32, bytes }
 }
 
-/// Two buckets, several shards each, three element types, every fourth row without features.
-fn written(path: &Path) -> Store {
+/// Values as they are.
+const PLAIN: &str = "bf16,p3=f16,p4=f32";
+/// Codes: of many channels, of an odd number of them, of one.
+const QUANTISED: &str = "p2=int8,p3=e4m3fn,p4=int4,p5=int8";
+
+/// Two buckets, several shards each, every fourth row without features.
+fn written(path: &Path, encodings: &str) -> Store {
     let recipe = recipe();
-    let encodings = Encodings::parse("bf16,p3=f16,p4=f32", &recipe.levels).unwrap();
+    let encodings = Encodings::parse(encodings, &recipe.levels).unwrap();
     let sample = |i: usize| ListedSample {
         split: "val".into(),
         key: SampleKey(format!("s{i}")),
@@ -97,9 +103,11 @@ fn written(path: &Path) -> Store {
     Store::open(path, OpenOptions::default()).unwrap()
 }
 
-/// One array as our reader gives it.
+/// One level as our reader gives it.
 struct Dumped {
     path: String,
+    /// Of its array of scales and offsets, if it has one.
+    affine: Option<String>,
     dtype: DType,
     /// Rows with features, and their bytes, one after the other.
     rows: Vec<u64>,
@@ -107,16 +115,21 @@ struct Dumped {
 }
 
 fn dump(store: &Store) -> Vec<Dumped> {
-    let reader = store.reader(ReadOptions::default()).unwrap();
+    let own = store.reader(ReadOptions::default()).unwrap();
+    let wide = store.reader(ReadOptions { dtype: Some(DType::F32), ..ReadOptions::default() }).unwrap();
     let mut batch = Batch::new();
     let mut arrays = Vec::new();
     for bucket in store.buckets() {
         let ids = (bucket.rows.start.0..bucket.rows.end.0).map(RowId);
         let ids: Vec<RowId> = ids.filter(|id| store.row(*id).unwrap().status == Status::Ok).collect();
         for (number, level) in store.recipe().levels.iter().enumerate() {
+            let quantised = store.encodings().of(&level.name).unwrap().is_quantised();
+            // The formula's values, before they are rounded to bf16.
+            let reader = if quantised { &wide } else { &own };
             reader.read(&ids, &[LevelId(number)], None, &mut batch).unwrap();
             arrays.push(Dumped {
                 path: array_folder(bucket, &level.name),
+                affine: quantised.then(|| array_folder(bucket, &affine_name(&level.name))),
                 dtype: batch.level(0).dtype,
                 rows: ids.iter().map(|id| id.0 - bucket.rows.start.0).collect(),
                 bytes: batch.level(0).bytes.to_vec(),
@@ -129,7 +142,7 @@ fn dump(store: &Store) -> Vec<Dumped> {
 #[test]
 fn zarrs_reads_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
-    let store = written(folder.path());
+    let store = written(folder.path(), PLAIN);
     let files = Arc::new(FilesystemStore::new(folder.path()).unwrap());
     let root = Group::open(files.clone(), "/").unwrap();
     assert!(root.consolidated_metadata().is_some());
@@ -148,18 +161,75 @@ fn zarrs_reads_the_same_bytes() {
             if ours.rows.contains(&row) {
                 assert!(found == expected.next().unwrap(), "{} row {row}", ours.path);
             } else {
-                let mut wide = vec![0; (h * w * c) as usize * 4];
-                let encoding = match ours.dtype {
-                    DType::F32 => featcache_store::Encoding::F32,
-                    DType::F16 => featcache_store::Encoding::F16,
-                    DType::Bf16 => featcache_store::Encoding::Bf16,
+                let is_nan = |element: &[u8]| match ours.dtype {
+                    DType::F32 => f32::from_le_bytes(element.try_into().unwrap()).is_nan(),
+                    DType::F16 => element[1] & 0x7c == 0x7c && (element[1] & 3 != 0 || element[0] != 0),
+                    DType::Bf16 => element[1] & 0x7f == 0x7f && element[0] > 0x80,
                 };
-                encoding.decode(&found, &mut wide, DType::F32).unwrap();
-                assert!(wide.as_chunks().0.iter().all(|value| f32::from_le_bytes(*value).is_nan()));
+                assert!(found.chunks_exact(ours.dtype.bytes()).all(is_nan), "{} row {row}", ours.path);
             }
         }
         assert!(expected.next().is_none());
     }
+}
+
+/// The formula of the arrays' attributes, in our words.
+#[test]
+fn zarrs_decodes_quantised_levels_to_the_same_values() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = written(folder.path(), QUANTISED);
+    let files = Arc::new(FilesystemStore::new(folder.path()).unwrap());
+    for ours in dump(&store) {
+        let payload = Array::open(files.clone(), &format!("/{}", ours.path)).unwrap();
+        let affine = ours.affine.as_ref().unwrap();
+        let attribute = |name: &str| payload.attributes()[name].as_str().unwrap().to_owned();
+        let (_, affine_name) = affine.rsplit_once('/').unwrap();
+        assert_eq!(attribute("affine"), affine_name);
+        assert!(attribute("formula").ends_with(".astype('float32') * affine[:, 0:1] + affine[:, 1:2]"));
+        let affine = Array::open(files.clone(), &format!("/{affine}")).unwrap();
+        let [rows, h, w, stored] = *payload.shape() else { panic!("{:?}", payload.shape()) };
+        let [_, 2, 1, c] = *affine.shape() else { panic!("{:?}", affine.shape()) };
+        let read = |array: &Array<FilesystemStore>, row: u64| -> Vec<u8> {
+            let mut ranges: Vec<_> = array.shape().iter().map(|side| 0..*side).collect();
+            ranges[0] = row..row + 1;
+            let read: ArrayBytes =
+                array.retrieve_array_subset(&ArraySubset::new_with_ranges(&ranges)).unwrap();
+            read.into_fixed().unwrap().to_vec()
+        };
+        let mut expected = ours.bytes.chunks_exact((h * w * c) as usize * 4);
+        for row in 0..rows {
+            let codes = read(&payload, row);
+            let affine = read(&affine, row);
+            let affine = affine.as_chunks().0.iter().map(|v| f32::from_le_bytes(*v)).collect::<Vec<_>>();
+            if !ours.rows.contains(&row) {
+                assert!(affine.iter().all(|value| value.is_nan()), "{} row {row}", ours.path);
+                continue;
+            }
+            let expected = expected.next().unwrap().as_chunks().0;
+            for (i, expected) in expected.iter().enumerate() {
+                let (cell, channel) = (i / c as usize, i % c as usize);
+                let byte = |at: usize| codes[cell * stored as usize + at];
+                let number = match attribute("encoding").as_str() {
+                    "int8" => f32::from(byte(channel).cast_signed()),
+                    "int4" => f32::from(byte(channel / 2) >> (channel % 2 * 4) & 15),
+                    "e4m3fn" => e4m3fn(byte(channel)),
+                    other => panic!("{other}"),
+                };
+                let value = number * affine[channel] + affine[c as usize + channel];
+                assert_eq!(value.to_bits(), u32::from_le_bytes(*expected), "{} row {row} {i}", ours.path);
+            }
+        }
+        assert!(expected.next().is_none());
+    }
+}
+
+fn e4m3fn(code: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7) / 8.0);
+    let magnitude = match exponent {
+        0 => mantissa * 2f32.powi(-6),
+        _ => (1.0 + mantissa) * 2f32.powi(exponent - 7),
+    };
+    if code < 0x80 { magnitude } else { -magnitude }
 }
 
 /// A Python that has TensorStore: the one named, else the system's if it has.
@@ -179,23 +249,30 @@ fn tensorstore_reads_the_same_bytes() {
         featcache_tests::skipped("no Python with tensorstore: cargo xtask test fetches it where it can");
         return;
     };
+    for encodings in [PLAIN, QUANTISED] {
+        println!("{}", compare(&python, encodings));
+    }
+}
+
+/// What the script says when all is equal.
+fn compare(python: &Path, encodings: &str) -> String {
     let folder = tempfile::tempdir().unwrap();
     let (path, dumped) = (folder.path().join("store"), folder.path().join("dump"));
-    let store = written(&path);
+    let store = written(&path, encodings);
     std::fs::create_dir(&dumped).unwrap();
     let mut index = Vec::new();
     for (number, array) in dump(&store).into_iter().enumerate() {
         let file = format!("{number}.bin");
         std::fs::write(dumped.join(&file), &array.bytes).unwrap();
         let dtype = array.dtype.zarr_name();
-        index.push(
-            serde_json::json!({ "path": array.path, "dtype": dtype, "rows": array.rows, "file": file }),
-        );
+        index.push(serde_json::json!({
+            "path": array.path, "affine": array.affine, "dtype": dtype, "rows": array.rows, "file": file,
+        }));
     }
     std::fs::write(dumped.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
     let script = featcache_tests::workspace().join("tests/parity/interop_tensorstore.py");
-    let output = Command::new(&python).arg(script).arg(&path).arg(&dumped).output().unwrap();
+    let output = Command::new(python).arg(script).arg(&path).arg(&dumped).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}: {out}\n{err}", python.display());
-    println!("{out}");
+    out.into_owned()
 }

@@ -2,8 +2,10 @@
 
 usage: interop_tensorstore.py STORE DUMP
 
-DUMP holds index.json, a list of {path, dtype, rows: [row, ...], file}, and the files: the bytes of these
-rows as our reader handed them out. Rows that are not in the list have no features and must read as NaN.
+DUMP holds index.json, a list of {path, affine, dtype, rows: [row, ...], file}, and the files: the bytes of
+these rows as our reader handed them out. Rows that are not in the list have no features and must read as NaN.
+Where `affine` is not null, it is the path of the level's scales and offsets, and its values are what the formula
+in the attributes of the array at `path` makes of the two.
 Run by tests/cases/interop.rs; needs tensorstore and numpy. Ends with 1 at the first difference.
 """
 
@@ -12,8 +14,21 @@ import json
 import pathlib
 import sys
 
+import ml_dtypes  # noqa: F401  registers float8_e4m3fn, which formulas name
 import numpy
 import tensorstore
+
+
+def opened(path: pathlib.Path) -> tensorstore.TensorStore:
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}
+    array = tensorstore.open(spec, open=True, read=True).result()
+    assert tuple(array.domain.labels) == ("row", "height", "width", "channel"), array.domain
+    return array
+
+
+def decoded(payload: tensorstore.TensorStore, affine: tensorstore.TensorStore, attributes: dict) -> numpy.ndarray:
+    names = {"payload": payload.read().result(), "affine": affine.read().result(), "numpy": numpy}
+    return eval(attributes["formula"], {"__builtins__": {}}, names)  # our own file, written a moment ago
 
 
 def main() -> None:
@@ -22,16 +37,21 @@ def main() -> None:
     documents = root["consolidated_metadata"]["metadata"]
     arrays = json.loads((dump / "index.json").read_text())
     found = sorted(path for path, document in documents.items() if document["node_type"] == "array")
-    assert found == sorted(entry["path"] for entry in arrays), f"consolidated metadata lists {found}"
+    paths = [path for entry in arrays for path in (entry["path"], entry["affine"]) if path]
+    assert found == sorted(paths), f"consolidated metadata lists {found}"
 
     total = 0
     for entry in arrays:
         path = store / entry["path"]
-        spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}
-        array = tensorstore.open(spec, open=True, read=True).result()
-        assert array.dtype.name == entry["dtype"], f"{path}: {array.dtype.name}"
-        assert tuple(array.domain.labels) == ("row", "height", "width", "channel"), array.domain
-        values = array.read().result()
+        array = opened(path)
+        if entry["affine"]:
+            attributes = documents[entry["path"]]["attributes"]
+            assert entry["affine"].endswith("/" + attributes["affine"]), attributes
+            values = decoded(array, opened(store / entry["affine"]), attributes)
+        else:
+            assert array.dtype.name == entry["dtype"], f"{path}: {array.dtype.name}"
+            values = array.read().result()
+        assert values.dtype.name == entry["dtype"], f"{path}: {values.dtype.name}"
         expected = (dump / entry["file"]).read_bytes()
         ours = values[entry["rows"]].tobytes()
         assert ours == expected, f"{path}: bytes differ"
@@ -39,8 +59,9 @@ def main() -> None:
             assert numpy.isnan(values[row].astype(numpy.float32)).all(), f"{path}: row {row} is not NaN"
         # A band alone comes from its chunk alone.
         row, height = entry["rows"][-1], values.shape[1]
-        part = array[row, height // 3 : height // 2 + 1].read().result()
-        assert part.tobytes() == values[row, height // 3 : height // 2 + 1].tobytes(), f"{path}: part"
+        if not entry["affine"]:
+            part = array[row, height // 3 : height // 2 + 1].read().result()
+            assert part.tobytes() == values[row, height // 3 : height // 2 + 1].tobytes(), f"{path}: part"
         total += len(ours)
     version = importlib.metadata.version("tensorstore")
     print(f"tensorstore {version}: {len(arrays)} arrays, {total} bytes equal")

@@ -130,7 +130,7 @@ pub struct LoaderArgs {
 /// How features lie on disk.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
-    /// Encoding: one for all levels (bf16, f16, f32) or one a level (p2=bf16,p5=f32).
+    /// Encoding: one for all levels (bf16, f16, f32, int8, int4, e4m3fn), one a level, or both (int8,p5=bf16).
     #[arg(long, default_value = "bf16", value_name = "ENCODINGS")]
     pub store: String,
     /// Size of a shard of the finest level, in MiB.

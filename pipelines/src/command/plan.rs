@@ -9,10 +9,9 @@ use crate::report::{self, Report};
 use anyhow::{Context, Result};
 use featcache_extractor::preprocess;
 use featcache_extractor::source::Source;
-use featcache_store::array::level_arrays;
 use featcache_store::layout;
 use featcache_store::zarr::hierarchy;
-use featcache_store::{Encodings, LevelSpec, Plan, PlanRow};
+use featcache_store::{Encodings, LevelArrays, LevelSpec, Plan, PlanRow};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -143,16 +142,17 @@ pub(super) fn run(args: &PlanArgs) -> Result<Report> {
 /// Files of the store that one uninterrupted run leaves: a shard a unit and array, a record a unit, a
 /// document an array and a group, [`ROOT_FILES`], and the run itself.
 fn files(plan: &Plan, levels: &[LevelSpec], encodings: &Encodings) -> Result<u64> {
-    let (mut arrays, mut shards) = (Vec::new(), 0);
+    let (mut levels_of_buckets, mut shards) = (Vec::new(), 0);
     for bucket in plan.buckets() {
         for level in levels {
             let encoding = encodings.of(&level.name).context("a level without encoding")?;
-            let of_level = level_arrays(bucket, level, encoding)?;
-            shards += bucket.unit_count() * of_level.len() as u64;
-            arrays.extend(of_level);
+            let of_level = LevelArrays::new(bucket, level, encoding)?;
+            shards += bucket.unit_count() * of_level.iter().count() as u64;
+            levels_of_buckets.push(of_level);
         }
     }
-    let documents = hierarchy(&arrays).len() as u64 + ROOT_FILES.len() as u64;
+    let documents = hierarchy(levels_of_buckets.iter().flat_map(LevelArrays::iter)).len() as u64
+        + ROOT_FILES.len() as u64;
     Ok(shards + plan.unit_count() + documents + 1)
 }
 

@@ -184,8 +184,7 @@ fn maps(path_to_head: &PathToHead, levels: &[Tensor]) -> Result<Vec<Tensor>> {
             let (map, encoding) = wanted?;
             let block = block(&map.f_to_device(Device::Cpu)?, 0)?; // [h, w, c]
             let dtype = encoding.value_dtype();
-            let mut bytes = vec![0; block.shape.iter().product::<usize>() * dtype.bytes()];
-            encoding.decode(&encoding.payload(&block)?, &mut bytes, dtype)?;
+            let bytes = encoding.round_trip(&block, dtype)?;
             let [h, w, c] = block.shape;
             let (kind, device) = (head.model.map_kind(), model.backbone.device());
             Ok(feature_map(&bytes, [1, h, w, c], dtype, kind, device)?)

@@ -11,7 +11,7 @@ use featcache_extractor as extractor;
 use featcache_extractor::preprocess;
 use featcache_extractor::source::Source;
 use featcache_store::{
-    Batch, Compute, DType, OpenOptions, Place, ReadOptions, RowId, Run, SampleRow, Status, Store,
+    Batch, Compute, DType, Encoding, OpenOptions, Place, ReadOptions, RowId, Run, SampleRow, Status, Store,
     VerifyOptions,
 };
 use serde::Serialize;
@@ -206,18 +206,18 @@ impl Total {
     }
 }
 
-/// Rounding of the compute type and of the stored type, several times over: other machines sum in other orders.
+/// Rounding of the compute type and of the encoding, several times over: other machines sum in other orders.
 fn default_tolerance(store: &Store) -> f64 {
     let compute: f64 = match store.recipe().backbone.compute {
         Compute::Fp32 => 1e-4,
         Compute::Bf16 => 2e-2,
     };
-    let coarsest = store.recipe().levels.iter().map(|level| {
-        match store.encodings().of(&level.name).map(|e| e.value_dtype()) {
-            Some(DType::F32) | None => 0.0,
-            Some(DType::F16) => 1e-3,
-            Some(DType::Bf16) => 4e-3,
-        }
+    let coarsest = store.recipe().levels.iter().map(|level| match store.encodings().of(&level.name) {
+        Some(Encoding::F32) | None => 0.0,
+        Some(Encoding::F16) => 1e-3,
+        Some(Encoding::Bf16) => 4e-3,
+        Some(Encoding::Int8 | Encoding::E4m3fn) => 5e-2,
+        Some(Encoding::Int4) => 2.5e-1,
     });
     coarsest.fold(compute, f64::max)
 }

@@ -2,9 +2,12 @@
 //! written; then they are damaged.
 
 use super::*;
+use crate::array::{ArraySpec, LevelArrays};
 use crate::layout::Layout;
 use crate::zarr::{array_document, document_bytes};
-use crate::{Bucket, DType, Encoding, Encodings, FsStorage, LevelSpec, ShardWriter, Size, Staged, Storage};
+use crate::{
+    Bucket, DType, ElementType, Encoding, Encodings, FsStorage, LevelSpec, ShardWriter, Size, Staged, Storage,
+};
 use proptest::prelude::*;
 use std::fs;
 use std::path::PathBuf;
@@ -30,6 +33,13 @@ fn large() -> Shards {
     Shards::write(Size::new(512, 352), 5, 2, &levels, "bf16,p5=f32", 3)
 }
 
+/// One level of each quantised encoding, beside a plain one: chunks longer than a block of reading, cells
+/// longer than one, scales and offsets in two chunks, and odd numbers of channels.
+fn quantised() -> Shards {
+    let levels = [level("p2", 4, 513), level("p3", 8, 128), level("p5", 32, 35), level("p6", 64, 530_001)];
+    Shards::write(Size::new(256, 96), 5, 2, &levels, "p2=int8,p3=f16,p5=e4m3fn,p6=int4", 3)
+}
+
 fn small(rows: u64, unit_rows: u64) -> Shards {
     let levels = [level("p3", 8, 2), level("p4", 16, 3)];
     Shards::write(Size::new(64, 32), rows, unit_rows, &levels, "p3=f32,p4=f16", u64::MAX)
@@ -52,49 +62,73 @@ impl Shards {
         let arrays = StoreArrays::new(&[bucket], levels, &encodings).unwrap();
         let shards = Self { folder, arrays, levels: levels.len(), rows, empty };
         for l in 0..levels.len() {
-            let (array, _, _) = shards.arrays.level(0, l).unwrap();
-            for k in 0..array.shards() {
-                let staged = Staged::create(&storage, &shards.path(l, k)).unwrap();
-                let mut writer = ShardWriter::new(staged, array, k).unwrap();
-                for row in k * unit_rows..k * unit_rows + array.shard_rows(k) {
-                    if row == empty {
-                        writer.append_empty().unwrap();
-                    } else {
-                        writer.append_payload(&shards.payload(l, row)).unwrap();
-                    }
-                }
-                writer.finish().unwrap().publish().unwrap();
+            let arrays = shards.arrays.level(0, l).unwrap();
+            for array in arrays.iter() {
+                shards.write_array(&storage, l, array);
             }
-            let document = shards.folder.path().join(array.document_path());
-            fs::write(document, document_bytes(&array_document(array))).unwrap();
         }
         shards
     }
 
-    fn path(&self, level: usize, shard: u64) -> PathBuf {
-        self.folder.path().join(self.arrays.level(0, level).unwrap().0.shard_path(shard))
+    fn write_array(&self, storage: &Arc<dyn Storage>, level: usize, array: &ArraySpec) {
+        for k in 0..array.shards() {
+            let target = self.folder.path().join(array.shard_path(k));
+            let mut writer = ShardWriter::new(Staged::create(storage, &target).unwrap(), array, k).unwrap();
+            for row in k * array.unit_rows..k * array.unit_rows + array.shard_rows(k) {
+                if row == self.empty {
+                    writer.append_empty().unwrap();
+                } else if array.path.ends_with(".affine") {
+                    let affine =
+                        self.affine(level, row).iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+                    writer.append_payload(&affine).unwrap();
+                } else {
+                    writer.append_payload(&self.payload(level, row)).unwrap();
+                }
+            }
+            writer.finish().unwrap().publish().unwrap();
+        }
+        let document = self.folder.path().join(array.document_path());
+        fs::write(document, document_bytes(&array_document(array))).unwrap();
     }
 
-    /// Small finite numbers of the level's own type, different everywhere.
+    fn path(&self, level: usize, shard: u64) -> PathBuf {
+        self.folder.path().join(self.arrays.level(0, level).unwrap().payload.shard_path(shard))
+    }
+
+    /// Small finite numbers of the level's own type, different everywhere; or codes.
     fn payload(&self, level: usize, row: u64) -> Vec<u8> {
-        let (array, _, encoding) = self.arrays.level(0, level).unwrap();
-        let elements = array.geometry.sample_bytes() as usize / array.dtype.bytes();
-        let value = |i: usize| ((i * 7 + level * 31 + row as usize * 1009) % 4093) as f32 / 64.0 - 20.0;
+        let LevelArrays { payload: array, encoding, .. } = self.arrays.level(0, level).unwrap();
+        let elements = array.geometry.sample_bytes() as usize / array.element.bytes();
+        let number = |i: usize| (i * 7 + level * 31 + row as usize * 1009) % 4093;
+        let ElementType::Float(dtype) = array.element else {
+            // Without the NaN of E4M3.
+            return (0..elements).map(|i| (number(i) % 126) as u8 | (i as u8 & 0x80)).collect();
+        };
+        assert_eq!(encoding.value_dtype(), dtype);
+        let value = |i: usize| number(i) as f32 / 64.0 - 20.0;
         let values: Vec<u8> = (0..elements).flat_map(|i| value(i).to_le_bytes()).collect();
-        let mut payload = vec![0; elements * array.dtype.bytes()];
-        crate::conversion::convert(&values, DType::F32, &mut payload, encoding.payload_dtype());
+        let mut payload = vec![0; elements * dtype.bytes()];
+        crate::conversion::convert(&values, DType::F32, &mut payload, dtype);
         payload
+    }
+
+    /// Scales and offsets, different in every row and channel; none of a plain level.
+    fn affine(&self, level: usize, row: u64) -> Vec<f32> {
+        let arrays = self.arrays.level(0, level).unwrap();
+        let of_row = arrays.affine.as_ref().map_or(0, |array| 2 * array.channels as usize);
+        (0..of_row).map(|i| (i * 3 + level + row as usize * 17) as f32 / 256.0).collect()
     }
 
     /// What a read of these rows of cells must give.
     fn expected(&self, level: usize, row: u64, cells: Range<u32>, dtype: Option<DType>) -> Vec<u8> {
-        let (array, _, encoding) = self.arrays.level(0, level).unwrap();
+        let LevelArrays { payload: array, encoding, channels, .. } = self.arrays.level(0, level).unwrap();
         let row_bytes = array.geometry.row_bytes as usize;
         let payload = self.payload(level, row);
         let wanted = &payload[cells.start as usize * row_bytes..cells.end as usize * row_bytes];
-        let dtype = dtype.unwrap_or(array.dtype);
-        let mut out = vec![0; wanted.len() / array.dtype.bytes() * dtype.bytes()];
-        encoding.decode(wanted, &mut out, dtype).unwrap();
+        let dtype = dtype.unwrap_or(encoding.value_dtype());
+        let values = cells.len() * (array.cells.width * channels) as usize;
+        let mut out = vec![0; values * dtype.bytes()];
+        encoding.decode(wanted, &self.affine(level, row), &mut out, dtype);
         out
     }
 
@@ -124,10 +158,10 @@ impl Shards {
         band: Option<RowBand>,
         dtype: Option<DType>,
     ) {
-        let coarsest = levels.iter().map(|l| self.arrays.level(0, *l).unwrap().1).max().unwrap();
+        let coarsest = levels.iter().map(|l| self.arrays.level(0, *l).unwrap().stride).max().unwrap();
         assert_eq!(batch.level_count(), levels.len());
         for (i, l) in levels.iter().enumerate() {
-            let (array, stride, _) = self.arrays.level(0, *l).unwrap();
+            let LevelArrays { payload: array, stride, encoding, .. } = self.arrays.level(0, *l).unwrap();
             let cells = band.map_or(0..array.cells.height, |band| {
                 band.start * coarsest / stride..band.end * coarsest / stride
             });
@@ -135,7 +169,7 @@ impl Shards {
             let [n, h, w, c] = found.shape;
             assert_eq!((n, h), (rows.len(), cells.len()));
             assert_eq!(found.bytes.len(), n * h * w * c * found.dtype.bytes());
-            assert_eq!(found.dtype, dtype.unwrap_or(array.dtype));
+            assert_eq!(found.dtype, dtype.unwrap_or(encoding.value_dtype()));
             for (row, bytes) in rows.iter().zip(found.bytes.chunks(found.bytes.len() / n)) {
                 assert!(bytes == self.expected(*l, *row, cells.clone(), dtype), "level {l} row {row}");
             }
@@ -193,6 +227,84 @@ fn every_band_and_every_type() {
 }
 
 #[test]
+fn quantised_levels_are_decoded_with_the_scales_of_their_rows() {
+    let shards = quantised();
+    let mut batch = Batch::new();
+    let all = [0, 1, 2, 3];
+    for (threads, files) in [(1, 64), (3, 2), (1, 1)] {
+        let mut plane = shards.plane(threads, files);
+        for rows in [&[0u64][..], &[4, 1, 2], &[2, 2, 0]] {
+            for dtype in [None, Some(DType::F32), Some(DType::F16)] {
+                let options = PlaneOptions { verify: threads > 1, dtype, ..VERIFY };
+                shards.read(&mut plane, rows, &[0, 2, 1], None, options, &mut batch).unwrap();
+                shards.check(&batch, rows, &[0, 2, 1], None, dtype);
+            }
+        }
+        for (start, end) in [(0, 1), (1, 3), (3, 4)] {
+            let band = Some(RowBand { start, end });
+            shards.read(&mut plane, &[1, 4], &all, band, VERIFY, &mut batch).unwrap();
+            shards.check(&batch, &[1, 4], &all, band, None);
+        }
+        assert!(plane.shards.open_files() <= files);
+    }
+    let mut plane = shards.plane(1, 9);
+    let error = shards.read(&mut plane, &[1, 3], &[0], None, VERIFY, &mut batch).unwrap_err().to_string();
+    assert!(error.contains("row 3 (key k3), level p2: no features"), "{error}");
+}
+
+#[test]
+fn damaged_scales_are_found_before_anything_is_decoded_with_them() {
+    let shards = quantised();
+    let array = shards.arrays.level(0, 0).unwrap().affine.as_ref().unwrap();
+    let path = shards.folder.path().join(array.shard_path(0));
+    let good = fs::read(&path).unwrap();
+    let chunk = array.geometry.chunk_bytes() as usize;
+    let mut batch = Batch::new();
+    let mut read = |bytes: &[u8], options: PlaneOptions| {
+        fs::write(&path, bytes).unwrap();
+        let read = shards.read(&mut shards.plane(1, 9), &[0, 1], &[0], None, options, &mut batch);
+        assert_eq!(batch.level_count(), if read.is_ok() { 1 } else { 0 });
+        read.map_err(|error| error.to_string())
+    };
+    for at in [0, 7, chunk - 1, chunk, 2 * chunk - 5] {
+        let mut bytes = good.clone();
+        bytes[at] ^= 4;
+        let error = read(&bytes, VERIFY).unwrap_err();
+        let row = at / chunk;
+        assert!(
+            error.contains(&format!("row {row} (key k{row}), level p2, band 0: the checksum")),
+            "{error}"
+        );
+        assert!(error.contains("p2.affine/c.0.0.0.0"), "{error}");
+    }
+    // No number, under a checksum that is right.
+    for (bits, place, what) in [
+        (f32::NAN, 5, "scale of channel 5: expected a number from 0, found NaN"),
+        (-1.0, 0, "scale of channel 0: expected a number from 0, found -1"),
+        (f32::INFINITY, 513 + 7, "offset of channel 7: expected a number, found inf"),
+    ] {
+        let mut bytes = good.clone();
+        bytes[chunk + 4 * place..][..4].copy_from_slice(&bits.to_le_bytes());
+        let checksum = crate::checksum::crc32c(&bytes[chunk..2 * chunk - 4]);
+        bytes[2 * chunk - 4..2 * chunk].copy_from_slice(&checksum);
+        for verify in [true, false] {
+            let error = read(&bytes, PlaneOptions { verify, ..VERIFY }).unwrap_err();
+            assert!(error.contains(&format!("row 1 (key k1), level p2: {what}")), "{error}");
+        }
+    }
+    read(&good, VERIFY).unwrap();
+    // Of another shape: as the index tells, and as the document tells.
+    let error = read(&good[..good.len() - 16], VERIFY).unwrap_err();
+    assert!(error.contains("shard index"), "{error}");
+    fs::write(&path, &good).unwrap();
+    let document = shards.folder.path().join(array.document_path());
+    let text = fs::read_to_string(&document).unwrap().replace("513", "512");
+    fs::write(&document, text).unwrap();
+    let error = shards.read(&mut shards.plane(1, 9), &[0], &[0], None, VERIFY, &mut batch).unwrap_err();
+    assert!(error.to_string().contains("expected 513, found 512"), "{error}");
+}
+
+#[test]
 fn memory_does_not_grow() {
     let shards = large();
     let mut plane = shards.plane(2, 64);
@@ -241,7 +353,7 @@ fn a_flipped_bit_anywhere_is_found_by_the_read_that_touches_it() {
             shards.read(&mut shards.plane(1, 9), &[0, 1], &[0], None, VERIFY, &mut batch).unwrap_err();
         assert!(matches!(error, Error::Corrupt { .. }), "bit {bit}: {error}");
         assert!(error.to_string().contains("c.0.0.0.0"), "{error}");
-        let chunk = shards.arrays.level(0, 0).unwrap().0.geometry.chunk_bytes() as usize;
+        let chunk = shards.arrays.level(0, 0).unwrap().payload.geometry.chunk_bytes() as usize;
         if bit / 8 < 2 * chunk {
             let row = bit / 8 / chunk;
             let expected =
@@ -264,7 +376,7 @@ fn a_bit_of_a_large_chunk_is_found_with_and_without_conversion() {
     let path = shards.path(0, 0);
     let good = fs::read(&path).unwrap();
     let mut batch = Batch::new();
-    let chunk = shards.arrays.level(0, 0).unwrap().0.geometry.chunk_bytes() as usize;
+    let chunk = shards.arrays.level(0, 0).unwrap().payload.geometry.chunk_bytes() as usize;
     for at in [0, 1 << 18, chunk - 5, chunk - 1, good.len() / 3] {
         let mut bytes = good.clone();
         bytes[at] ^= 0x10;
@@ -299,7 +411,7 @@ fn files_that_end_early_vanish_or_shrink_while_open() {
     fs::write(&path, &good).unwrap();
     let mut plane = shards.plane(1, 9);
     shards.read(&mut plane, &[0, 1], &[0], None, VERIFY, &mut batch).unwrap();
-    let chunk = shards.arrays.level(0, 0).unwrap().0.geometry.chunk_bytes() as usize;
+    let chunk = shards.arrays.level(0, 0).unwrap().payload.geometry.chunk_bytes() as usize;
     for length in (0..2 * chunk).rev() {
         let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
         file.set_len(length as u64).unwrap();
@@ -316,7 +428,7 @@ fn files_that_end_early_vanish_or_shrink_while_open() {
 #[test]
 fn an_array_with_another_document_is_refused() {
     let shards = small(2, 2);
-    let array = shards.arrays.level(0, 0).unwrap().0;
+    let array = &shards.arrays.level(0, 0).unwrap().payload;
     let path = shards.folder.path().join(array.document_path());
     let mut document = array_document(array);
     document["data_type"] = "uint8".into();
@@ -343,7 +455,7 @@ fn a_spec_larger_than_its_files_allocates_nothing() {
     );
     let claimed = LevelSpec { channels: 1 << 12, ..claimed };
     let arrays = StoreArrays::new(&[bucket], &[claimed], &encodings).unwrap();
-    let array = arrays.level(0, 0).unwrap().0;
+    let array = &arrays.level(0, 0).unwrap().payload;
     let folder = shards.folder.path().join(&array.path);
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join("zarr.json"), document_bytes(&array_document(array))).unwrap();
@@ -371,7 +483,8 @@ fn the_ranges_are_what_is_read() {
     let ranges = plane.ranges(&shards.arrays, &request).unwrap();
     // Rows 0 and 1 are one shard and one range, row 4 is another; for each level.
     assert_eq!(ranges.len(), 4);
-    let payload: u64 = (0..2).map(|l| 3 * shards.arrays.level(0, l).unwrap().0.geometry.sample_bytes()).sum();
+    let payload: u64 =
+        (0..2).map(|l| 3 * shards.arrays.level(0, l).unwrap().payload.geometry.sample_bytes()).sum();
     let bytes: u64 = ranges.iter().map(|range| range.bytes.end - range.bytes.start).sum();
     assert!((payload..payload + payload / 50).contains(&bytes), "{payload} {bytes}");
 }

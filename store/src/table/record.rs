@@ -2,10 +2,11 @@
 //! store; it says what became of every row and what the shards' bytes are.
 
 use super::{MAX_TEXT_BYTES, Table, TableFile, TableWriter, batch, bounded, column, properties, schema};
+use crate::array::{LevelArrays, bucket_arrays};
 use crate::bucket::Unit;
 use crate::layout;
 use crate::plan::Plan;
-use crate::spec::{FORMAT, bucket_arrays};
+use crate::spec::FORMAT;
 use crate::staged::Staged;
 use crate::storage::Storage;
 use crate::{Encodings, Error, Result, RowId};
@@ -155,7 +156,7 @@ pub(crate) fn check(
         }
     }
     let arrays = bucket_arrays(bucket, plan.levels(), encodings).map_err(|e| e.to_string())?;
-    let paths = arrays.iter().flat_map(|(_, arrays)| arrays).map(|array| array.shard_path(unit.number));
+    let paths = arrays.iter().flat_map(LevelArrays::iter).map(|array| array.shard_path(unit.number));
     if !paths.eq(files.iter().map(|file| file.path.as_str())) {
         return Err("its files are not the unit's shards".into());
     }
