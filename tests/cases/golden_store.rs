@@ -2,7 +2,7 @@
 //! us.
 
 use featcache_store::listing::Label;
-use featcache_store::{Batch, DType, OpenOptions, ReadOptions, Status, Store, VerifyOptions, verify};
+use featcache_store::{Batch, DType, OpenOptions, ReadOptions, RowId, Status, Store, VerifyOptions, verify};
 use featcache_tests::workspace;
 
 #[test]
@@ -73,4 +73,30 @@ fn the_store_of_format_1_reads_as_it_was_written() {
     let labelled = store.find(Some("validation"), "ADE_val_00000001", "base").unwrap();
     let labels = store.annotations(labelled.id).unwrap();
     assert!(matches!(&labels[0].label, Label::LabelMap { png } if png.starts_with(b"\x89PNG")));
+}
+
+#[test]
+fn the_quantised_store_of_format_1_reads_as_it_was_written() {
+    let path = workspace().join("tests/golden/v1/quantised");
+    let found = verify(&path, VerifyOptions::default(), &|_, _| {}).unwrap();
+    assert_eq!(found.problems, []);
+    let store = Store::open(&path, OpenOptions::default()).unwrap();
+    assert_eq!(store.encodings().to_string(), "p2=int8,p3=int4,p4=e4m3fn,p5=f32");
+    let bucket = &store.buckets()[0];
+    let rows: Vec<RowId> = (bucket.rows.start.0..bucket.rows.end.0).map(RowId).collect();
+    let reader = store.reader(ReadOptions { dtype: Some(DType::F32), ..ReadOptions::default() }).unwrap();
+    let mut batch = Batch::new();
+    // As the formula in each array's attributes has it.
+    for (level, shape, first, last_of_row, sum) in [
+        ("p2", [2, 8, 16, 8], -2.1179041862487793, -0.7166016101837158, -2535.6371386162937),
+        ("p3", [2, 4, 8, 16], -0.29772448539733887, -1.7907943725585938, -2075.079321682453),
+        ("p4", [2, 2, 4, 32], -0.44845497608184814, -0.12644290924072266, -1802.7085264027119),
+    ] {
+        reader.read(&rows, &[store.level(level).unwrap()], None, &mut batch).unwrap();
+        assert_eq!(batch.level(0).shape, shape);
+        let values = batch.level(0).bytes.as_chunks().0.iter().map(|v| f64::from(f32::from_le_bytes(*v)));
+        let values: Vec<f64> = values.collect();
+        assert_eq!((values[0], values[values.len() / 2 - 1]), (first, last_of_row), "{level}");
+        assert!((values.iter().sum::<f64>() - sum).abs() < 1e-9, "{level}");
+    }
 }
