@@ -280,7 +280,7 @@ pub struct DemoArgs {
     #[arg(long)]
     pub draw_only: bool,
     /// Training pictures.
-    #[arg(long, default_value_t = 200, value_name = "N", value_parser = scenes)]
+    #[arg(long, default_value_t = 400, value_name = "N", value_parser = scenes)]
     pub train: usize,
     /// Held-out pictures.
     #[arg(long, default_value_t = 50, value_name = "N", value_parser = scenes)]
