@@ -164,7 +164,6 @@ fn contact_sheet(
     [scored, detected]: [&Value; 2],
     path: &Path,
 ) -> Result<()> {
-    let gallery = detection::Gallery::open(&args.out)?;
     let held_out: Vec<&SampleRow> = store
         .rows()
         .iter()
@@ -179,6 +178,7 @@ fn contact_sheet(
     let truth = Truth::new(store, head.identity.recipe.labels.zero)?;
     let names = head.semantic()?.classes().to_vec();
     let palette = Palette::new(names.len());
+    let gallery = detection::Gallery::open(&args.out, &names, &palette)?;
     let mut rows = Vec::new();
     for row in shown {
         let picture = read_picture(&root.join(&*row.source))?;

@@ -28,6 +28,11 @@ impl Palette {
         Self { colors: (0..classes).map(color).collect() }
     }
 
+    /// The colours of some of the classes, in the order given.
+    pub fn of(&self, classes: impl IntoIterator<Item = usize>) -> Self {
+        Self { colors: classes.into_iter().map(|class| self.color(class)).collect() }
+    }
+
     /// The colour of a class; beyond the palette it starts over.
     pub fn color(&self, class: usize) -> Rgb {
         self.colors.get(class % self.colors.len().max(1)).copied().unwrap_or([128; 3])

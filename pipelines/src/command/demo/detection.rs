@@ -2,7 +2,6 @@
 //! features. Draws no scenes and no sheet.
 
 use super::{PRETRAINED_WINDOW, step};
-use crate::cli::DEFAULT_DRAWN_SCORE;
 use crate::instance::{of_detection, of_object};
 use crate::picture::instances::{Instance, instances};
 use crate::picture::{Canvas, Palette};
@@ -12,13 +11,16 @@ use featcache_heads::found::WayBack;
 use featcache_heads::metric::coco::GroundTruth;
 use featcache_heads::run::Run;
 use featcache_heads::tensor::feature_map;
-use featcache_store::{Batch, OpenOptions, ReadOptions, SampleRow, Store};
+use featcache_store::{Batch, Category, OpenOptions, ReadOptions, SampleRow, Store};
 use serde_json::Value;
 use std::path::Path;
 use tch::Device;
 
 /// Recipe of the demo's detector.
 pub(super) const RECIPE: &str = include_str!("../../../../recipes/demo-detection.toml");
+
+/// Detections of at least this score are on the sheet: soft-NMS leaves boxes over better ones, at lower scores.
+const DRAWN_SCORE: f64 = 0.5;
 
 /// What the commands said.
 pub(super) struct Results {
@@ -53,15 +55,18 @@ pub(super) struct Gallery {
 }
 
 impl Gallery {
-    /// Opens what [`run`] made in the demo's folder.
+    /// Opens what [`run`] made in the demo's folder. A category has the colour that `palette` gives to the class
+    /// of its name in `classes`, the legend of the sheet.
     ///
     /// # Errors
     /// Something of it is missing or does not belong together.
-    pub(super) fn open(out: &Path) -> Result<Self> {
+    pub(super) fn open(out: &Path, classes: &[String], palette: &Palette) -> Result<Self> {
         let store = Store::open(&out.join("store-coco"), OpenOptions::default())?;
         let head = Run::open(&out.join("run-detection"), Device::Cpu)?;
         head.check_store(&store)?;
-        let palette = Palette::new(store.categories().len());
+        let class = |category: &Category| classes.iter().position(|class| *class == category.name);
+        let classes: Option<Vec<usize>> = store.categories().iter().map(class).collect();
+        let palette = palette.of(classes.context("a category that is no class of the label maps")?);
         Ok(Self { store, head, palette })
     }
 
@@ -104,7 +109,7 @@ impl Gallery {
         let ids: Vec<i64> = self.store.categories().iter().map(|category| category.id).collect();
         let mut marks = Vec::new();
         for found in way.found(detections)? {
-            if found.score >= DEFAULT_DRAWN_SCORE {
+            if found.score >= DRAWN_SCORE {
                 marks.push(of_detection(&found.detection(0, &ids)?, self.store.categories())?);
             }
         }
