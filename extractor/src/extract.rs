@@ -19,6 +19,7 @@ use featcache_store::{
     Block, Claim, Commit, DType, FeatureSink, PlanRow, Recipe, RowOutcome, Size, Unit, UnitSink,
 };
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
@@ -69,6 +70,7 @@ pub fn run<S: FeatureSink>(extraction: &Extraction<'_>, backbone: &dyn Backbone,
     let (to_writer, outcomes) = bounded::<Outcome>(writer_queue_rows(extraction, sink));
     let halt = Halt::new(extraction.stop);
     let halt = &halt;
+    let blamed = &Mutex::new(None);
     std::thread::scope(|scope| {
         let feeder = scope.spawn(move || {
             let _guards = (halt.working(), sink.poison().guard());
@@ -79,7 +81,7 @@ pub fn run<S: FeatureSink>(extraction: &Extraction<'_>, backbone: &dyn Backbone,
                 let jobs = jobs.clone();
                 scope.spawn(move || {
                     let _guard = sink.poison().guard();
-                    decode(extraction, &jobs);
+                    decode(extraction, &jobs, blamed);
                 })
             })
             .collect();
@@ -98,7 +100,12 @@ pub fn run<S: FeatureSink>(extraction: &Extraction<'_>, backbone: &dyn Backbone,
         let fed = feeder.join().unwrap_or_else(panicked("feed"));
         let decoded = decoders
             .into_iter()
-            .map(|decoder| decoder.join().map_or_else(panicked("decode"), Ok))
+            .map(|decoder| {
+                decoder.join().map_err(|_| {
+                    let source_file = blamed.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    Error::StagePanicked { stage: "decode", source_file }
+                })
+            })
             .fold(Ok(()), Result::and);
         let written = writer.join().unwrap_or_else(panicked("write"));
         // A panic is the cause of whatever else went wrong. Otherwise a later stage's error is the cause of
@@ -179,9 +186,25 @@ fn feed<S: FeatureSink>(
     Ok(())
 }
 
+/// The picture that a decoder has in hand. The device thread may be gone by the time it would learn of a
+/// panic, so the decoder leaves the name itself.
+struct InHand<'a> {
+    source: &'a str,
+    blamed: &'a Mutex<Option<String>>,
+}
+
+impl Drop for InHand<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            *self.blamed.lock().unwrap_or_else(PoisonError::into_inner) = Some(self.source.to_owned());
+        }
+    }
+}
+
 /// Reads, decodes and resizes until no more jobs come.
-fn decode(extraction: &Extraction<'_>, jobs: &Receiver<Job>) {
+fn decode(extraction: &Extraction<'_>, jobs: &Receiver<Job>, blamed: &Mutex<Option<String>>) {
     for Job { row, reply } in jobs {
+        let _in_hand = InHand { source: &row.source, blamed };
         // Nobody listens when the run has stopped.
         drop(reply.send((extraction.prepare)(&row)));
     }
