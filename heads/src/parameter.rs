@@ -58,10 +58,16 @@ pub struct Parameter {
     pub role: Role,
 }
 
+/// Most numbers of a model, 8 GiB of binary32: a recipe or a checkpoint that asks for more is refused before
+/// memory is asked for it. The widest head known, a probe on SwinV2-G, has 0.8 of 2.1 billion.
+pub const MAX_NUMBERS: u64 = 1 << 31;
+
 /// All tensors of a model, in order of creation.
 #[derive(Debug)]
 pub struct Parameters {
     entries: Vec<Parameter>,
+    /// Numbers of all entries.
+    numbers: u64,
     device: Device,
     seed: Seed,
 }
@@ -69,11 +75,21 @@ pub struct Parameters {
 impl Parameters {
     /// None yet. A tensor's random start depends on the seed and its name alone.
     pub fn new(device: Device, seed: Seed) -> Self {
-        Self { entries: Vec::new(), device, seed }
+        Self { entries: Vec::new(), numbers: 0, device, seed }
     }
 
     /// Creates a tensor and hands out a second handle to its storage.
+    ///
+    /// # Errors
+    /// A model of more than [`MAX_NUMBERS`]; torch.
     pub fn create(&mut self, name: String, shape: &[i64], role: Role, init: Init) -> Result<Tensor> {
+        let product = |product: u64, &side: &i64| product.checked_mul(u64::try_from(side).ok()?);
+        let numbers = shape.iter().try_fold(1, product).and_then(|count| self.numbers.checked_add(count));
+        let Some(numbers) = numbers.filter(|&numbers| numbers <= MAX_NUMBERS) else {
+            let text =
+                format!("tensor {name} of {shape:?} makes the model larger than {MAX_NUMBERS} numbers");
+            return Err(Error::invalid(text));
+        };
         let tensor = match init {
             Init::Zeros => Tensor::f_zeros(shape, (Kind::Float, self.device))?,
             Init::Ones => Tensor::f_ones(shape, (Kind::Float, self.device))?,
@@ -98,6 +114,7 @@ impl Parameters {
         let tensor = tensor.f_set_requires_grad(role != Role::Buffer)?;
         let handle = tensor.shallow_clone();
         self.entries.push(Parameter { name, tensor, role });
+        self.numbers = numbers;
         Ok(handle)
     }
 
