@@ -31,7 +31,8 @@ pub struct Objects {
     pub classes: Vec<usize>,
     /// Mask of each box, at padded size; `None` where it has no usable one.
     pub masks: Vec<Option<Rle>>,
-    /// Boxes of crowd regions: neither objects nor background.
+    /// Boxes of crowd regions: no objects. What lies in them is background, as in all published settings
+    /// of mmdetection (`ignore_iof_thr=-1`) and in torchvision, which drops crowds.
     pub crowd: Vec<[f32; 4]>,
     /// The picture's label map at padded size, where the recipe asks for one and the store has it.
     pub semantic: Option<Target>,

@@ -62,6 +62,8 @@ pub(super) fn detect(
         Tensor::f_stack(&logits, 0)?.f_mean_dim(0, false, Kind::Float)?.f_softmax(-1, Kind::Float)?;
     let scores = Vec::<f32>::try_from(&scores.f_to_device(Device::Cpu)?.f_contiguous()?.f_view([-1])?)?;
     let deltas = from_tensor(&output.deltas.f_reshape([-1, 4])?)?;
+    // Compared in binary32, as torch compares a tensor with a number.
+    let threshold = heads.inference.score as f32;
     for (picture, found) in detections.iter_mut().enumerate() {
         let mut candidates = Candidates::default();
         let rows = regions.iter().enumerate().filter(|(_, roi)| roi.picture == picture);
@@ -73,7 +75,7 @@ pub(super) fn detect(
             }
             for (class, &score) in scores[..heads.classes].iter().enumerate() {
                 // The score first: few pass, and only their boxes are decoded.
-                if f64::from(score) <= heads.inference.score {
+                if score <= threshold {
                     continue;
                 }
                 let row = if heads.class_agnostic { row } else { row * heads.classes + class };

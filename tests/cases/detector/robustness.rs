@@ -4,7 +4,7 @@ use super::{CLASSES, VALID, detector, ellipse, gradients, levels, losses, maps, 
 use featcache_heads::detector::Detector;
 use featcache_heads::losses::Losses;
 use featcache_heads::objects::Objects;
-use featcache_heads::recipe::detector::{Preset, SoftNms, SoftNmsKind};
+use featcache_heads::recipe::detector::{DetectorRecipe, Preset, SoftNms, SoftNmsKind};
 use featcache_heads::seed::Seed;
 use featcache_heads::{Phase, Precision};
 use featcache_store::Size;
@@ -182,4 +182,19 @@ fn nothing_to_detect_is_an_empty_list() {
     let none = vec![Size::new(0, 0); VALID.len()];
     let found = detector(&recipe, Precision::Fp32).detect(&maps(), &none).unwrap();
     assert!(found.iter().all(|found| found.boxes.is_empty()));
+}
+
+#[test]
+fn scores_are_compared_with_the_threshold_in_binary32() {
+    let mut recipe = small(Preset::MaskRcnn);
+    let scores = |recipe: &DetectorRecipe| {
+        let found = detector(recipe, Precision::Fp32).detect(&maps(), &valid()).unwrap();
+        found.into_iter().flat_map(|found| found.scores).collect::<Vec<_>>()
+    };
+    let all = scores(&recipe);
+    let score = all[all.len() / 2];
+    // Below the score in binary64, equal in binary32: torch keeps what is above.
+    recipe.inference.score = f64::from(score) - 1e-12;
+    let kept = scores(&recipe);
+    assert!(kept.iter().all(|&other| other > score) && !kept.is_empty(), "{score} of {kept:?}");
 }
