@@ -3,9 +3,10 @@
 
 use crate::drawn_coco::{case, categories, whole_set};
 use featcache_heads::mask::{Rle, Segmentation};
+use featcache_heads::metric::coco::results::{self, Parts};
 use featcache_heads::metric::coco::{
     CategoryMode, CocoOptions, Detection, Evaluation, Fate, GroundTruth, IouType, MaskArea, Matches, Object,
-    Picture, Selection, evaluate, matches, results,
+    Picture, Selection, evaluate, matches,
 };
 use featcache_heads::seed::Seed;
 use featcache_store::{OpenOptions, Size, Store};
@@ -128,7 +129,7 @@ fn equals_cocos_numbers_for_its_fake_results() {
         // What is written is what was read.
         let folder = tempfile::tempdir().unwrap();
         let copy = folder.path().join("results.json");
-        results::write(&copy, &detections).unwrap();
+        results::write(&copy, &detections, Parts::Both).unwrap();
         assert_eq!(results::read(&copy, &truth).unwrap(), detections);
     }
 }
@@ -398,11 +399,11 @@ fn results_that_cannot_be_trusted_are_refused() {
     let precise: Vec<_> = (0..1000)
         .map(|_| Detection { score: precise(), bbox: Some([0; 4].map(|_| precise())), ..found[0].clone() })
         .collect();
-    results::write(&path, &precise).unwrap();
+    results::write(&path, &precise, Parts::Both).unwrap();
     assert_eq!(results::read(&path, &truth).unwrap(), precise);
     let nothing = [Detection { bbox: None, ..found[0].clone() }];
-    assert!(results::write(&path, &nothing).is_err());
-    results::write(&path, &[]).unwrap();
+    assert!(results::write(&path, &nothing, Parts::Both).is_err());
+    results::write(&path, &[], Parts::Both).unwrap();
     assert_eq!(results::read(&path, &truth).unwrap(), []);
 }
 
@@ -420,7 +421,7 @@ fn whole_set_takes_seconds() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("results.json");
     let start = std::time::Instant::now();
-    results::write(&path, &detections).unwrap();
+    results::write(&path, &detections, Parts::Both).unwrap();
     let written = start.elapsed();
     let start = std::time::Instant::now();
     assert_eq!(results::read(&path, &truth).unwrap(), detections);

@@ -9,7 +9,8 @@ use featcache_heads::evaluate::detection::{DetectionScores, evaluate_detector};
 use featcache_heads::found::WayBack;
 use featcache_heads::labels::IGNORE;
 use featcache_heads::mask::paste::PasteConvention;
-use featcache_heads::metric::coco::{Detection, IouType, results};
+use featcache_heads::metric::coco::results::{self, Parts};
+use featcache_heads::metric::coco::{Detection, IouType};
 use featcache_heads::objects::{LeftOut, ObjectOptions, ObjectTruth, Objects};
 use featcache_heads::recipe::TrainRecipe;
 use featcache_heads::run::Run;
@@ -96,9 +97,10 @@ fn read_back(scores: &DetectionScores, folder: &Path) {
         scores.found.iter().map(|one| Detection { mask: None, ..one.clone() }).collect();
     let masks: Vec<Detection> =
         scores.found.iter().map(|one| Detection { bbox: None, ..one.clone() }).collect();
-    for (kind, written) in [(IouType::Bbox, boxes), (IouType::Segm, masks)] {
+    for (kind, parts, written) in [(IouType::Bbox, Parts::Boxes, boxes), (IouType::Segm, Parts::Masks, masks)]
+    {
         let path = folder.join(format!("results.{}.json", kind.name()));
-        results::write(&path, &written).unwrap();
+        results::write(&path, &scores.found, parts).unwrap();
         assert_eq!(results::read(&path, &scores.truth).unwrap(), written);
     }
     let ids = CATEGORIES.map(|(id, _)| id);
@@ -444,4 +446,34 @@ fn recipes_of_detectors_are_complete() {
         detectors += usize::from(recipe.detector.is_some());
     }
     assert!(detectors >= 6, "{detectors}");
+}
+
+/// Training takes such annotations (their boxes are learned), so evaluation has to live with them.
+#[test]
+fn a_truth_without_usable_masks_is_scored_by_its_boxes() {
+    let some = [10.0, 10.0, 30.0, 30.0];
+    for (text, expected) in [
+        (
+            Some("[[1.0, 2.0, 3.0, 4.0]]"),
+            "annotation 703 of image 7: segmentation part 0: polygon has 2 points",
+        ),
+        (Some("{\"size\": [5, 5], \"counts\": [25]}"), "annotation 703 of image 7: mask is 5x5"),
+        (None, "annotation 703 of image 7: no segmentation"),
+    ] {
+        let whole = ObjectStore::default().write();
+        let folder = whole.folder("run");
+        let recipe = recipe("mask_rcnn", "train.steps = 1\ndetector.inference.score = 0.0");
+        run(&whole.open(), &recipe, &folder).unwrap();
+        let report = score(&whole.open(), &folder, "train").unwrap().report;
+        assert!(report.masks.is_some() && report.masks_left_out.is_none());
+        let drawn =
+            ObjectStore { more: vec![object(2, some, 900.0, text)], ..ObjectStore::default() }.write();
+        let scores = score(&drawn.open(), &folder, "train").unwrap();
+        assert_eq!(scores.report.objects, report.objects + 1);
+        assert!(scores.report.boxes.ap.is_some() && scores.report.masks.is_none());
+        let reason = scores.report.masks_left_out.unwrap();
+        assert!(reason.starts_with(expected), "{reason}");
+        // What was found is not lost with the truth's mask.
+        assert!(!scores.found.is_empty() && scores.found.iter().all(|one| one.mask.is_some()));
+    }
 }

@@ -5,16 +5,14 @@ use super::EvaluateSettings;
 use super::pass::{What, pass};
 use crate::found::WayBack;
 use crate::mask::paste::PasteConvention;
+use crate::metric::coco::ground_truth::object;
 use crate::metric::coco::summary::{CategoryScore, Summary};
-use crate::metric::coco::{
-    CocoOptions, Detection, Evaluation, GroundTruth, IouType, Object, Picture, evaluate,
-};
+use crate::metric::coco::{CocoOptions, Detection, Evaluation, GroundTruth, IouType, Picture, evaluate};
 use crate::objects::sizes;
 use crate::recipe::detector::Style;
 use crate::run::Run;
 use crate::selection::{Selection, choose_split};
 use crate::{Error, Result};
-use featcache_store::listing::Label;
 use featcache_store::{RowId, Store};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -39,8 +37,10 @@ pub struct DetectionReport {
     pub detections: u64,
     /// The twelve numbers of boxes.
     pub boxes: Summary,
-    /// The twelve numbers of masks; `None` where the truth has objects without one.
+    /// The twelve numbers of masks.
     pub masks: Option<Summary>,
+    /// Why there are none: the first object of the truth whose mask is missing or cannot be read.
+    pub masks_left_out: Option<String>,
     /// Boxes by category.
     pub box_categories: Vec<CategoryScore>,
     /// Masks by category.
@@ -92,6 +92,11 @@ pub fn evaluate_detector(
     if truth.objects().is_empty() {
         return Err(Error::invalid(format!("no sample of split {split:?} has objects: nothing to score")));
     }
+    // Before the pass and not after it: what cannot be scored is to be known before hours of detection.
+    let masks_left_out = truth.check_masks().err().map(|error| error.to_string());
+    if let Some(what) = &masks_left_out {
+        log::warn!("masks are not scored: {what}");
+    }
     let images: HashMap<RowId, i64> = rows.iter().map(|(&image, &row)| (row, image)).collect();
     let categories: Vec<i64> = run.identity.categories.iter().map(|category| category.id).collect();
     let paste = paste_convention(run);
@@ -123,11 +128,9 @@ pub fn evaluate_detector(
     let begin = Instant::now();
     let options = CocoOptions::default();
     let boxes = evaluate(&truth, &found, IouType::Bbox, &options)?;
-    // Every object needs a mask to score masks with; a dataset of boxes has none.
-    let masked = truth.objects().iter().all(|object| object.segmentation.is_some());
-    let masks = match masked && found.iter().all(|one| one.mask.is_some()) {
-        true => Some(evaluate(&truth, &found, IouType::Segm, &options)?),
-        false => None,
+    let masks = match masks_left_out {
+        None => Some(evaluate(&truth, &found, IouType::Segm, &options)?),
+        Some(_) => None,
     };
     let report = DetectionReport {
         step: run.step,
@@ -139,6 +142,7 @@ pub fn evaluate_detector(
         detections: found.len() as u64,
         boxes: boxes.summary(),
         masks: masks.as_ref().map(Evaluation::summary),
+        masks_left_out,
         box_categories: boxes.category_scores(),
         mask_categories: masks.as_ref().map(Evaluation::category_scores).unwrap_or_default(),
         seconds: costs.seconds,
@@ -168,18 +172,7 @@ fn truth(store: &Store, ids: &[RowId]) -> Result<(GroundTruth, HashMap<i64, RowI
         pictures.push(Picture { id: image_id, size: row.source_size });
         rows.insert(image_id, id);
         for annotation in store.annotations(id)? {
-            let Label::Object { category_id, bbox, area, iscrowd, segmentation } = annotation.label else {
-                continue;
-            };
-            objects.push(Object {
-                id: annotation.id,
-                image_id,
-                category_id,
-                bbox,
-                area,
-                crowd: iscrowd,
-                segmentation,
-            });
+            objects.extend(object(annotation, image_id));
         }
     }
     Ok((GroundTruth::new(store.categories().to_vec(), pictures, objects)?, rows))

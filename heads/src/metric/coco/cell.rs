@@ -2,12 +2,12 @@
 //! Does not decide who takes whom.
 
 use super::detection::Detection;
-use super::ground_truth::{self, GroundTruth};
+use super::ground_truth::GroundTruth;
 use super::grouping::{self, Cell};
 use super::options::{IouType, MaskArea};
 use super::overlap::{Overlaps, box_iou};
 use crate::mask::rle::iou_matrix;
-use crate::mask::{Rle, Segmentation, polygon};
+use crate::mask::{Rle, polygon};
 use crate::{Error, Result};
 use featcache_store::Size;
 use std::borrow::Cow;
@@ -84,7 +84,7 @@ impl Context<'_> {
             let what = format!("image {} has no size in the ground truth, needed for masks", picture.id);
             return Err(Error::invalid(what));
         };
-        let truth = cell.truth.iter().map(|object| self.true_mask(object.index as usize, size));
+        let truth = cell.truth.iter().map(|object| self.truth.mask(object.index as usize));
         let truth = truth.collect::<Result<Vec<_>>>()?;
         let found = cell.found.iter().map(|found| self.found_mask(found.index as usize, size));
         let found = found.collect::<Result<Vec<_>>>()?;
@@ -93,15 +93,6 @@ impl Context<'_> {
             &truth.iter().collect::<Vec<_>>(),
             crowd,
         )
-    }
-
-    fn true_mask(&self, index: usize, size: Size) -> Result<Rle> {
-        let object = &self.truth.objects()[index];
-        let mask = match object.segmentation.as_deref() {
-            Some(text) => Segmentation::parse(text).and_then(|segmentation| segmentation.rle(size)),
-            None => Err(Error::invalid("no segmentation, needed to evaluate masks")),
-        };
-        mask.map_err(|error| Error::invalid(format!("{}: {error}", ground_truth::name(object, index))))
     }
 
     fn found_mask(&self, index: usize, size: Size) -> Result<Cow<'_, Rle>> {

@@ -1,6 +1,7 @@
 //! What is true of the pictures that are evaluated. Holds the checks that make it usable; where it comes from is
 //! [`instances`](super::instances) or a store.
 
+use crate::mask::{Rle, Segmentation};
 use crate::{Error, Result};
 use featcache_store::listing::Label;
 use featcache_store::{Annotation, Category, RowId, Size, Store};
@@ -93,11 +94,12 @@ impl GroundTruth {
         Ok(truth)
     }
 
-    /// The truth of rows of a store, from its annotations and nothing else.
+    /// The truth of rows of a store, from its annotations and nothing else. Label maps beside the objects, of
+    /// COCO-stuff, are passed over.
     ///
     /// # Errors
     /// Those of [`new`](Self::new) and of reading the store; [`Error::Invalid`] for a row whose dataset has no
-    /// numeric image ids, or with another label than objects.
+    /// numeric image ids.
     pub fn of_store(store: &Store, rows: &[RowId]) -> Result<Self> {
         let (mut pictures, mut objects) = (Vec::with_capacity(rows.len()), Vec::new());
         for &id in rows {
@@ -109,7 +111,7 @@ impl GroundTruth {
             };
             pictures.push(Picture { id: image_id, size: row.source_size });
             for annotation in store.annotations(id)? {
-                objects.push(object(annotation, image_id)?);
+                objects.extend(object(annotation, image_id));
             }
         }
         Self::new(store.categories().to_vec(), pictures, objects)
@@ -128,6 +130,29 @@ impl GroundTruth {
     /// Objects in the order given.
     pub fn objects(&self) -> &[Object] {
         &self.objects
+    }
+
+    /// Reads the mask of every object, as an evaluation of masks will.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] naming the first object without a mask, or with one that cannot be read or does not fit
+    /// its picture.
+    pub fn check_masks(&self) -> Result<()> {
+        (0..self.objects.len()).try_for_each(|index| self.mask(index).map(drop))
+    }
+
+    /// The mask of an object at its picture's size.
+    pub(super) fn mask(&self, index: usize) -> Result<Rle> {
+        let (object, [picture, _]) = (&self.objects[index], self.places[index]);
+        let picture = self.pictures[picture as usize];
+        let mask = match (object.segmentation.as_deref(), picture.size) {
+            (_, None) => Err(Error::invalid("its image has no size in the ground truth, needed for masks")),
+            (None, _) => Err(Error::invalid("no segmentation, needed to evaluate masks")),
+            (Some(text), Some(size)) => {
+                Segmentation::parse(text).and_then(|segmentation| segmentation.rle(size))
+            }
+        };
+        mask.map_err(|error| Error::invalid(format!("{}: {error}", name(object, index))))
     }
 
     /// Positions of a picture and a category; what is unknown as text.
@@ -153,7 +178,7 @@ impl GroundTruth {
 }
 
 /// How an object is named in errors.
-pub(super) fn name(object: &Object, number: usize) -> String {
+fn name(object: &Object, number: usize) -> String {
     match object.id {
         Some(id) => format!("annotation {id} of image {}", object.image_id),
         None => format!("annotation number {number} of image {}", object.image_id),
@@ -172,14 +197,18 @@ fn index(what: &str, ids: impl Iterator<Item = i64>) -> Result<HashMap<i64, u32>
     Ok(positions)
 }
 
-fn object(annotation: Annotation, image_id: i64) -> Result<Object> {
+/// An annotation as the truth has it; `None` of a label map.
+pub(crate) fn object(annotation: Annotation, image_id: i64) -> Option<Object> {
     match annotation.label {
-        Label::Object { category_id, bbox, area, iscrowd, segmentation } => {
-            Ok(Object { id: annotation.id, image_id, category_id, bbox, area, crowd: iscrowd, segmentation })
-        }
-        Label::LabelMap { .. } => Err(Error::invalid(format!(
-            "sample {}: labelled with a label map, expected COCO objects",
-            annotation.key
-        ))),
+        Label::Object { category_id, bbox, area, iscrowd, segmentation } => Some(Object {
+            id: annotation.id,
+            image_id,
+            category_id,
+            bbox,
+            area,
+            crowd: iscrowd,
+            segmentation,
+        }),
+        Label::LabelMap { .. } => None,
     }
 }

@@ -123,27 +123,41 @@ struct Counts {
     counts: String,
 }
 
-/// Writes a results file, one entry a line, numbers so that reading gives the same again. What has boxes and masks
-/// keeps both; note that pycocotools then takes areas from the boxes
-/// ([`MaskArea::OfBox`](super::MaskArea::OfBox)), so that mask results are better written without boxes.
+/// What of a detection is written. pycocotools takes the areas of entries that have both from their boxes
+/// ([`MaskArea::OfBox`](super::MaskArea::OfBox)), so that masks are better written without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parts {
+    /// Boxes and masks.
+    Both,
+    /// Boxes alone.
+    Boxes,
+    /// Masks alone.
+    Masks,
+}
+
+/// Writes a results file, one entry a line, numbers so that reading gives the same again.
 ///
 /// # Errors
-/// [`Error::Io`]; [`Error::Invalid`] naming a detection without box and mask or with numbers that are not finite.
-pub fn write(path: &Path, detections: &[Detection]) -> Result<()> {
+/// [`Error::Io`]; [`Error::Invalid`] naming a detection without what is written of it or with numbers that are not
+/// finite.
+pub fn write(path: &Path, detections: &[Detection], parts: Parts) -> Result<()> {
     let mut out = BufWriter::new(File::create(path).map_err(Error::io(path))?);
     for (number, detection) in detections.iter().enumerate() {
-        if let Some(fault) = detection.fault() {
+        let bbox = detection.bbox.as_ref().filter(|_| parts != Parts::Masks);
+        let mask = detection.mask.as_ref().filter(|_| parts != Parts::Boxes);
+        let nothing = bbox.is_none() && mask.is_none();
+        let fault = detection.fault().or_else(|| nothing.then(|| "neither bbox nor segmentation".into()));
+        if let Some(fault) = fault {
             return Err(Error::invalid(format!("{}: detection {number}: {fault}", path.display())));
         }
+        let counts =
+            |mask: &Rle| Counts { size: [mask.size().height, mask.size().width], counts: mask.encode() };
         let row = Row {
             image_id: detection.image_id,
             category_id: detection.category_id,
-            bbox: detection.bbox.as_ref(),
+            bbox,
             score: detection.score,
-            segmentation: detection
-                .mask
-                .as_ref()
-                .map(|mask| Counts { size: [mask.size().height, mask.size().width], counts: mask.encode() }),
+            segmentation: mask.map(counts),
         };
         out.write_all(if number == 0 { b"[\n" } else { b",\n" }).map_err(Error::io(path))?;
         serde_json::to_writer(&mut out, &row).map_err(|error| Error::io(path)(error.into()))?;

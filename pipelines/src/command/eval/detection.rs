@@ -7,10 +7,11 @@ use crate::machine::peak_rss_bytes;
 use crate::progress::{bytes, duration};
 use crate::report::{self, Report};
 use anyhow::{Context, Result};
+use featcache_heads::checkpoint::replace;
 use featcache_heads::evaluate::EvaluateSettings;
-use featcache_heads::evaluate::detection::{DetectionReport, DetectionScores, evaluate_detector};
+use featcache_heads::evaluate::detection::{DetectionReport, evaluate_detector};
+use featcache_heads::metric::coco::results::{self, Parts};
 use featcache_heads::metric::coco::summary::Summary;
-use featcache_heads::metric::coco::{Detection, results};
 use featcache_heads::run::Run;
 use featcache_store::Store;
 use serde::Serialize;
@@ -38,8 +39,8 @@ pub(super) fn run(
     let mut written = Vec::new();
     let mut results_bytes = 0;
     if let Some(file) = &args.results {
-        for (path, detections) in results_files(file, &scores) {
-            results::write(&path, &detections)?;
+        for (path, parts) in results_files(file) {
+            replace(&path, |temporary| results::write(temporary, &scores.found, parts))?;
             results_bytes += std::fs::metadata(&path).map_or(0, |meta| meta.len());
             written.push(path.display().to_string());
         }
@@ -56,19 +57,14 @@ pub(super) fn run(
 
 /// `FILE.bbox.json` and `FILE.segm.json`: pycocotools would take the areas of masks from the boxes of
 /// entries that have both, so each kind has its own file, as mmdetection writes them.
-fn results_files(file: &Path, scores: &DetectionScores) -> Vec<(PathBuf, Vec<Detection>)> {
+fn results_files(file: &Path) -> Vec<(PathBuf, Parts)> {
     let named = |kind: &str| {
         let stem = file.file_name().unwrap_or_default().to_string_lossy();
         let stem = stem.strip_suffix(".json").unwrap_or(&stem);
         file.with_file_name(format!("{stem}.{kind}.json"))
     };
-    let boxes = scores.found.iter().map(|one| Detection { mask: None, ..one.clone() }).collect();
-    let mut files = vec![(named("bbox"), boxes)];
-    if scores.masks.is_some() {
-        let masks = scores.found.iter().map(|one| Detection { bbox: None, ..one.clone() }).collect();
-        files.push((named("segm"), masks));
-    }
-    files
+    // What was found has masks even where the truth has none to score them with.
+    vec![(named("bbox"), Parts::Boxes), (named("segm"), Parts::Masks)]
 }
 
 fn text(scored: &Scored) -> String {
@@ -119,6 +115,9 @@ fn text(scored: &Scored) -> String {
     );
     if scored.results_bytes > 0 {
         text += &format!("{} of results\n", bytes(scored.results_bytes));
+    }
+    if let Some(what) = &scores.masks_left_out {
+        text += &format!("masks are not scored: {what}\n");
     }
     if scores.failed + scores.missing > 0 {
         let (failed, missing) = (scores.failed, scores.missing);
