@@ -20,7 +20,8 @@ const BLANK: [u8; 3] = [40, 43, 50];
 /// # Errors
 /// None that a mask of run lengths can have.
 pub fn bitmap(mask: &Rle) -> Result<Bitmap> {
-    Bitmap::new(mask.size().width as usize, mask.size().height as usize, mask.to_bitmap())
+    let (bounds, inside) = mask.cropped();
+    Bitmap::new(bounds.map(|side| side as usize), inside)
 }
 
 /// Rank and name of a category: colour and caption.

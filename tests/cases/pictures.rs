@@ -190,12 +190,19 @@ fn captions_of_one_place_lie_side_by_side() {
 fn objects_shrink_with_their_picture() {
     let mark = BoxMark { bbox: [4.0, 2.0, 8.0, 6.0], caption: String::new(), class: 1 };
     let inside = (0..16 * 10).map(|at| u8::from(at % 16 >= 8)).collect();
-    let object = Instance { mark, mask: Some(Bitmap::new(16, 10, inside).unwrap()) };
+    let object = Instance { mark, mask: Some(Bitmap::new([0, 0, 16, 10], inside).unwrap()) };
     let small = object.scaled((16, 10), (8, 5));
     assert_eq!(small.mark.bbox, [2.0, 1.0, 4.0, 3.0]);
     let halves = (0..8 * 5).map(|at| u8::from(at % 8 >= 4)).collect();
-    assert_eq!(small.mask, Some(Bitmap::new(8, 5, halves).unwrap()));
-    assert_eq!(object.scaled((16, 10), (0, 0)).mask, Some(Bitmap::new(0, 0, Vec::new()).unwrap()));
+    assert_eq!(small.mask, Some(Bitmap::new([0, 0, 8, 5], halves).unwrap()));
+    assert_eq!(object.scaled((16, 10), (0, 0)).mask, Some(Bitmap::new([0; 4], Vec::new()).unwrap()));
+    // Only the part with pixels is there, and lies where it did; odd edges go where their middles are shown.
+    let part = |place: [usize; 4]| Some(Bitmap::new(place, vec![1; place[2] * place[3]]).unwrap());
+    let object = Instance { mask: part([8, 2, 8, 6]), ..object };
+    assert_eq!(object.scaled((16, 10), (8, 5)).mask, part([4, 1, 4, 3]));
+    let object = Instance { mask: part([7, 3, 4, 5]), ..object };
+    assert_eq!(object.scaled((16, 10), (8, 5)).mask, part([3, 1, 2, 3]));
+    assert_eq!(object.scaled((16, 10), (32, 20)).mask, part([14, 6, 8, 10]));
 }
 
 fn extreme() -> impl Strategy<Value = i64> {

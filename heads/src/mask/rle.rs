@@ -132,6 +132,28 @@ impl Rle {
         Ok(writer.finish())
     }
 
+    /// The pixels of the smallest box around those inside: left, top, width and height, and its row-major
+    /// bitmap of `height · width` bytes, 1 inside and 0 outside. Zeros and nothing where none are.
+    pub fn cropped(&self) -> ([u32; 4], Vec<u8>) {
+        let [left, top, right, bottom] = self.edges().unwrap_or_default();
+        let (width, height) = ((right - left) as usize, (bottom - top) as usize);
+        let mut bitmap = vec![0; width * height];
+        let columns = Columns::new(self);
+        for x in 0..width {
+            let mut line = 0;
+            for (inside, count) in columns.runs(left as usize + x) {
+                let end = line + count;
+                if inside {
+                    for y in line.max(top)..end.min(bottom) {
+                        bitmap[(y - top) as usize * width + x] = 1;
+                    }
+                }
+                line = end;
+            }
+        }
+        ([left, top, right - left, bottom - top], bitmap)
+    }
+
     /// A row-major bitmap of `height · width` bytes: 1 inside, 0 outside (`rleDecode`).
     pub fn to_bitmap(&self) -> Vec<u8> {
         let (height, width) = (self.size.height as usize, self.size.width as usize);

@@ -5,39 +5,46 @@ use super::overlay::{BoxMark, boxes};
 use super::{Canvas, Palette, Rgb};
 use anyhow::Result;
 
-/// A mask at the size of its picture, row-major; what is not 0 is inside.
+/// The part of a mask that has pixels, row-major; what is not 0 is inside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bitmap {
+    left: usize,
+    top: usize,
     width: usize,
     height: usize,
     inside: Vec<u8>,
 }
 
 impl Bitmap {
-    /// A mask of `inside`, `[height, width]`.
+    /// A mask whose pixels lie in the box left, top, width, height of the picture, with `inside`
+    /// `[height, width]`.
     ///
     /// # Errors
     /// If there are not `width · height` values.
-    pub fn new(width: usize, height: usize, inside: Vec<u8>) -> Result<Self> {
+    pub fn new([left, top, width, height]: [usize; 4], inside: Vec<u8>) -> Result<Self> {
         anyhow::ensure!(
             width.checked_mul(height) == Some(inside.len()),
             "a {height}x{width} mask has {} values",
             inside.len()
         );
-        Ok(Self { width, height, inside })
+        Ok(Self { left, top, width, height, inside })
     }
 
     fn at(&self, x: usize, y: usize) -> bool {
         x < self.width && y < self.height && self.inside[y * self.width + x] != 0
     }
 
-    /// The mask for a picture that is shown at another size (nearest).
-    fn scaled(&self, width: usize, height: usize) -> Self {
-        let source = |at: usize, to: usize, from: usize| (2 * at + 1) * from / (2 * to);
+    /// The mask for its picture of `from` (width, height) that is shown at the size `to` (nearest).
+    fn scaled(&self, from: (usize, usize), to: (usize, usize)) -> Self {
+        let [columns, rows] = [(from.0, to.0), (from.1, to.1)].map(|(from, to)| Nearest { from, to });
+        let (left, right) = (columns.first(self.left), columns.first(self.left + self.width));
+        let (top, bottom) = (rows.first(self.top), rows.first(self.top + self.height));
         let row = |y: usize| {
-            (0..width).map(move |x| self.at(source(x, width, self.width), source(y, height, self.height)))
+            let y = rows.source(y) - self.top;
+            (left..right).map(move |x| u8::from(self.at(columns.source(x) - self.left, y)))
         };
-        Self { width, height, inside: (0..height).flat_map(row).map(u8::from).collect() }
+        let inside = (top..bottom).flat_map(row).collect();
+        Self { left, top, width: right - left, height: bottom - top, inside }
     }
 
     fn is_edge(&self, x: usize, y: usize) -> bool {
@@ -46,6 +53,25 @@ impl Bitmap {
             || beyond(Some(x + 1), Some(y))
             || beyond(Some(x), y.checked_sub(1))
             || beyond(Some(x), Some(y + 1))
+    }
+}
+
+/// Which of `from` places is shown at each of `to`.
+#[derive(Clone, Copy)]
+struct Nearest {
+    from: usize,
+    to: usize,
+}
+
+impl Nearest {
+    fn source(self, at: usize) -> usize {
+        (2 * at + 1) * self.from / (2 * self.to)
+    }
+
+    /// The first place that shows `source` or a later one.
+    fn first(self, source: usize) -> usize {
+        let odd = (2 * self.to * source).div_ceil(self.from.max(1));
+        odd.saturating_sub(1).div_ceil(2).min(self.to)
     }
 }
 
@@ -64,7 +90,7 @@ impl Instance {
         let (x, y) = (to.0 as f64 / from.0.max(1) as f64, to.1 as f64 / from.1.max(1) as f64);
         let [left, top, width, height] = self.mark.bbox;
         let bbox = [left * x, top * y, width * x, height * y];
-        let mask = self.mask.as_ref().map(|mask| mask.scaled(to.0, to.1));
+        let mask = self.mask.as_ref().map(|mask| mask.scaled(from, to));
         Self { mark: BoxMark { bbox, ..self.mark.clone() }, mask }
     }
 }
@@ -89,7 +115,7 @@ fn tint(canvas: &mut Canvas, mask: &Bitmap, color: Rgb) {
         for x in 0..mask.width {
             if mask.at(x, y) {
                 let alpha = if mask.is_edge(x, y) { 0.95 } else { TINT };
-                canvas.blend(x as i64, y as i64, color, alpha);
+                canvas.blend((mask.left + x) as i64, (mask.top + y) as i64, color, alpha);
             }
         }
     }

@@ -157,3 +157,22 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn a_cropped_mask_has_all_pixels_of_the_whole(
+        (size, pixels, _) in bitmap((1..40u32, 1..40u32).prop_map(|(h, w)| Size::new(h, w))),
+    ) {
+        let mask = Rle::from_bitmap(size, &pixels).unwrap();
+        let ([left, top, width, height], part) = mask.cropped();
+        prop_assert_eq!([left, top, width, height].map(f64::from), mask.bbox());
+        let mut whole = vec![0; pixels.len()];
+        for (at, &inside) in (0..).zip(&part) {
+            let (x, y) = (left + at % width, top + at / width);
+            whole[(y * size.width + x) as usize] = inside;
+        }
+        prop_assert_eq!(whole, mask.to_bitmap());
+    }
+}
