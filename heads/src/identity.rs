@@ -19,6 +19,10 @@ pub struct RunIdentity {
     /// [`Selection::blake3`](crate::selection::Selection::blake3) of the rows trained on; only resuming
     /// asks for the same.
     pub samples: String,
+    /// BLAKE3 of the file whose weights the head started from, if it did not start at its seed; only resuming
+    /// asks for the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<String>,
     /// Levels read, finest first.
     pub levels: Vec<LevelSpec>,
     /// The store's categories, in order.
@@ -44,13 +48,13 @@ impl From<&Category> for CategoryName {
 }
 
 impl RunIdentity {
-    /// The identity of a run of this recipe on a split of a store, over these of its levels. Of the rows
-    /// it knows nothing yet: `samples` is empty.
+    /// The identity of a run of this recipe on a split of a store, over these of its levels. Of rows and
+    /// start it knows nothing yet: `samples` is empty, `start` the seed.
     pub fn new(store: &Store, split: String, levels: Vec<LevelSpec>, recipe: TrainRecipe) -> Self {
         let fingerprint = store.fingerprint().0.clone();
         let dataset = store.spec().dataset.kind.clone();
         let categories = store.categories().iter().map(Into::into).collect();
-        Self { fingerprint, dataset, split, samples: String::new(), levels, categories, recipe }
+        Self { fingerprint, dataset, split, samples: String::new(), start: None, levels, categories, recipe }
     }
 
     /// The first field in which a store's or a recipe's identity differs from this run's.
@@ -96,6 +100,13 @@ impl RunIdentity {
         }
         if self.samples != other.samples {
             return mismatch("samples".into(), self.samples.clone(), other.samples.clone());
+        }
+        if self.start != other.start {
+            let show = |start: &Option<String>| match start {
+                Some(blake3) => format!("blake3 {blake3}"),
+                None => "its seed".to_owned(),
+            };
+            return mismatch("weights of the start".into(), show(&self.start), show(&other.start));
         }
         let [ours, theirs] = [&self.recipe, &other.recipe].map(serde_json::to_value);
         let (Ok(ours), Ok(theirs)) = (ours, theirs) else {

@@ -3,6 +3,7 @@
 //! an undisturbed one to the last bit.
 
 use crate::checkpoint::RECIPE_FILE;
+use crate::detector::WeightReport;
 use crate::identity::RunIdentity;
 use crate::loader::{LoadedBatch, LoaderOptions, MAX_EMPTY_EPOCHS, Shared, Span};
 use crate::losses::LossParts;
@@ -48,6 +49,9 @@ pub struct TrainJob<'a> {
     pub recipe: &'a TrainRecipe,
     /// The run's folder, which is created or gone on with.
     pub folder: &'a Path,
+    /// A safetensors file of a detector in torchvision's or mmdetection's names to start from; left out, the
+    /// recipe's seed. A run that goes on asks for the same file and does not read its tensors again.
+    pub weights: Option<&'a Path>,
 }
 
 /// One line of the log.
@@ -89,6 +93,8 @@ pub struct TrainSummary {
     pub steps: u64,
     /// Step from which this call went on.
     pub resumed_at: u64,
+    /// What came of the weights that this call started from.
+    pub weights: Option<WeightReport>,
     /// Stopped before its end.
     pub stopped: bool,
     /// Loss of the last step of this call.
@@ -138,7 +144,7 @@ pub fn train(
     folder: &Path,
     settings: &TrainSettings<'_>,
 ) -> Result<TrainSummary> {
-    let mut summaries = train_together(store, &[TrainJob { recipe, folder }], settings)?;
+    let mut summaries = train_together(store, &[TrainJob { recipe, folder, weights: None }], settings)?;
     summaries.pop().ok_or_else(|| Error::invalid("nothing to train"))
 }
 
@@ -175,9 +181,10 @@ pub fn train_together(
             let levels = chosen_levels(store, &job.recipe.head.levels)?;
             let run = RunIdentity {
                 samples: selection.blake3.clone(),
+                start: job.weights.map(blake3_of).transpose()?,
                 ..RunIdentity::new(store, split.clone(), levels, job.recipe.clone())
             };
-            Trainee::open(store, run, job.folder, settings.device)
+            Trainee::open(store, run, job, settings.device)
         })
         .collect::<Result<Vec<_>>>()?;
 
@@ -245,6 +252,7 @@ pub fn train_together(
         step: trainee.step,
         steps,
         resumed_at: trainee.resumed_at,
+        weights: trainee.weights.clone(),
         stopped: stopped && trainee.step < steps,
         loss: trainee.loss,
         samples: attendance.samples as u64,
@@ -371,6 +379,14 @@ impl LevelUnion {
         let all = maps.iter().find(|(known, _)| known == kind).map_or(&[][..], |(_, maps)| maps);
         positions.iter().filter_map(|&position| all.get(position)).map(Tensor::shallow_clone).collect()
     }
+}
+
+/// BLAKE3 of a file.
+fn blake3_of(path: &Path) -> Result<String> {
+    let file = std::fs::File::open(path).map_err(Error::io(path))?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(file).map_err(Error::io(path))?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Keys and views of rows, for errors.

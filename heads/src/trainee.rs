@@ -4,6 +4,7 @@
 use crate::checkpoint::{
     CHECKPOINT_FORMAT, Checkpoint, CheckpointState, LOG_FILE, RECIPE_FILE, replace, write_checkpoint,
 };
+use crate::detector::WeightReport;
 use crate::features::RunFeatures;
 use crate::identity::RunIdentity;
 use crate::loader::Loader;
@@ -15,7 +16,7 @@ use crate::order::Position;
 use crate::schedule::Progress;
 use crate::seed::Seed;
 use crate::task::{TaskModel, TaskTarget};
-use crate::train::TrainProgress;
+use crate::train::{TrainJob, TrainProgress};
 use crate::{Error, Phase, Result};
 use featcache_store::{Size, Store};
 use serde::Serialize;
@@ -37,6 +38,8 @@ pub(crate) struct Trainee {
     pub(crate) unlabelled_rows: u64,
     /// Where training stands.
     pub(crate) position: Position,
+    /// What came of the weights that this process started from.
+    pub(crate) weights: Option<WeightReport>,
     run: RunIdentity,
     latest: PathBuf,
     folder: PathBuf,
@@ -84,11 +87,12 @@ pub(crate) struct Attendance {
 }
 
 impl Trainee {
-    /// Begins a run in `folder`, or goes on with the one that is there.
+    /// Begins a run in `job`'s folder, or goes on with the one that is there.
     ///
     /// # Errors
-    /// A folder in use, or with a run of something else.
-    pub(crate) fn open(store: &Store, run: RunIdentity, folder: &Path, device: Device) -> Result<Self> {
+    /// A folder in use, or with a run of something else; weights to start from that do not fit.
+    pub(crate) fn open(store: &Store, run: RunIdentity, job: &TrainJob<'_>, device: Device) -> Result<Self> {
+        let folder = job.folder;
         std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
         let lock = lock(folder)?;
         let latest = Checkpoint::latest(folder);
@@ -109,7 +113,10 @@ impl Trainee {
 
         let model = TaskModel::new(&run.recipe, run.levels.clone(), store.categories(), device)?;
         let mut optimizer = AdamW::new(model.parameters(), run.recipe.optimizer)?;
-        let (mut step, mut position) = (0, Position::default());
+        let (mut step, mut position, mut weights) = (0, Position::default(), None);
+        if let (None, Some(path)) = (&resumed, job.weights) {
+            weights = Some(start_from(path, &model, store)?);
+        }
         if let Some(Checkpoint { state, model: values, optimizer: moments }) = resumed {
             let corrupt = |e: Error| Error::corrupt(&latest, e.to_string());
             model.parameters().load(values).map_err(corrupt)?;
@@ -123,6 +130,7 @@ impl Trainee {
             loss: None,
             unlabelled_rows: 0,
             position,
+            weights,
             run,
             latest,
             folder: folder.to_owned(),
@@ -232,6 +240,18 @@ impl Trainee {
         let values = entries.map(|entry| (entry.name.clone(), &entry.tensor));
         write_checkpoint(&self.latest, &state, values, self.optimizer.state().into_iter())
     }
+}
+
+/// Puts the weights of others into a detector.
+fn start_from(path: &Path, model: &TaskModel, store: &Store) -> Result<WeightReport> {
+    let TaskModel::Detection(detector) = model else {
+        let path = path.display();
+        return Err(Error::invalid(format!(
+            "{path}: weights of others are for detectors, this head is semantic"
+        )));
+    };
+    let ids: Vec<i64> = store.categories().iter().map(|category| category.id).collect();
+    detector.load_weights_by_id(path, &ids)
 }
 
 /// Holds the run folder until the handle is dropped, so that two processes never train into one.

@@ -204,6 +204,10 @@ pub struct TrainArgs {
     /// Folder of the run; an existing run goes on.
     #[arg(long, value_name = "RUN", required = true)]
     pub out: Vec<PathBuf>,
+    /// Start detectors from the neck and heads in this safetensors file, in torchvision's or mmdetection's
+    /// names; what matched is reported.
+    #[arg(long, value_name = "FILE")]
+    pub head_weights: Option<PathBuf>,
     /// Train on this split (default: the only one, else the one whose name starts with train).
     #[arg(long, value_name = "SPLIT")]
     pub split: Option<String>,

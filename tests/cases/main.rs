@@ -10,6 +10,7 @@ mod datasets;
 mod detection;
 mod detection_program;
 mod detector;
+mod detector_start;
 mod detector_times;
 mod detector_training;
 mod doctor;

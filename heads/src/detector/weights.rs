@@ -7,13 +7,15 @@
 
 use crate::detector::Detector;
 use crate::{Error, Result};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 use tch::{Kind, Tensor};
 
 /// Whose names a file has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Naming {
     /// `roi_heads.box_head.fc6.weight`, classes behind the background.
     Torchvision,
@@ -22,7 +24,7 @@ pub enum Naming {
 }
 
 /// A tensor whose shape differs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Misshaped {
     /// Name in the file.
     pub name: String,
@@ -33,7 +35,7 @@ pub struct Misshaped {
 }
 
 /// What came of a file's tensors. Every tensor of the detector and of the file is in one list.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WeightReport {
     /// Whose names the file has.
     pub naming: Naming,
@@ -101,13 +103,46 @@ impl Detector {
     /// A file that cannot be read, whose names are neither's, or whose tensors are not finite;
     /// `classes` of another number than the detector's. Nothing is changed then.
     pub fn load_weights(&self, path: &Path, classes: Option<&[usize]>) -> Result<WeightReport> {
-        let refuse = |what: String| Error::invalid(format!("{}: {what}", path.display()));
         if let Some(classes) = classes
             && classes.len() != self.classes()
         {
-            let (found, expected) = (classes.len(), self.classes());
-            return Err(refuse(format!("{found} classes were chosen, expected {expected}")));
+            let (path, found, expected) = (path.display(), classes.len(), self.classes());
+            let what = format!("{path}: {found} classes were chosen, expected {expected}");
+            return Err(Error::invalid(what));
         }
+        self.load(path, |_, _| classes.map(<[usize]>::to_vec))
+    }
+
+    /// As [`load_weights`](Self::load_weights), with the classes chosen by the ids of the detector's
+    /// categories, in their order: a file of as many classes has them in this order; one of torchvision that
+    /// has more numbers them by id. Of other files' class layers nothing is taken.
+    ///
+    /// # Errors
+    /// As [`load_weights`](Self::load_weights); no tensor fits.
+    pub fn load_weights_by_id(&self, path: &Path, ids: &[i64]) -> Result<WeightReport> {
+        let report = self.load(path, |values, naming| {
+            let known = known_classes(values, naming)?;
+            let of_id = |id: &i64| {
+                let class = usize::try_from(id.checked_sub(1)?).ok()?;
+                (class < known).then_some(class)
+            };
+            match naming {
+                Naming::Torchvision if known != ids.len() => ids.iter().map(of_id).collect(),
+                _ => None,
+            }
+        })?;
+        match report.matched.is_empty() {
+            true => Err(Error::invalid(format!("{}: {report}", path.display()))),
+            false => Ok(report),
+        }
+    }
+
+    fn load(
+        &self,
+        path: &Path,
+        choose: impl Fn(&BTreeMap<String, Tensor>, Naming) -> Option<Vec<usize>>,
+    ) -> Result<WeightReport> {
+        let refuse = |what: String| Error::invalid(format!("{}: {what}", path.display()));
         std::fs::metadata(path).map_err(Error::io(path))?;
         let tensors = Tensor::read_safetensors(path).map_err(|e| refuse(Error::from(e).to_string()))?;
         let values: BTreeMap<String, Tensor> = tensors.into_iter().collect();
@@ -127,6 +162,7 @@ impl Detector {
             extra: Vec::new(),
             ignored: Vec::new(),
         };
+        let classes = choose(&values, naming);
         let (mut changes, mut used) = (Vec::new(), BTreeSet::new());
         for entry in self.parameters().entries() {
             let names = match naming {
@@ -138,7 +174,7 @@ impl Detector {
                 continue;
             };
             used.insert(name.as_str());
-            let value = chosen_rows(value, rows(&entry.name), naming, classes)?;
+            let value = chosen_rows(value, rows(&entry.name), naming, classes.as_deref())?;
             let (expected, found) = (entry.tensor.size(), value.size());
             if expected != found {
                 report.misshaped.push(Misshaped { name: name.clone(), expected, found });
@@ -233,6 +269,17 @@ fn torchvision_names(name: &str) -> Vec<String> {
     Vec::new()
 }
 
+/// Classes of a file, the background not counted: rows of its first logits but one.
+fn known_classes(values: &BTreeMap<String, Tensor>, naming: Naming) -> Option<usize> {
+    let (start, end) = match naming {
+        Naming::Torchvision => ("roi_heads.box_predictor.", "cls_score.bias"),
+        Naming::Mmdet => ("roi_head.bbox_head.", ".fc_cls.bias"),
+    };
+    let logits = values.iter().find(|(name, _)| name.starts_with(start) && name.ends_with(end));
+    let rows = logits.and_then(|(_, value)| value.size().first().copied());
+    usize::try_from(rows?.checked_sub(1)?).ok()
+}
+
 /// What the rows of the tensor `name` are.
 fn rows(name: &str) -> Rows {
     let stage = |part: &str| name.starts_with("roi_head.") && name.contains(part);
@@ -258,7 +305,10 @@ fn chosen_rows(value: &Tensor, rows: Rows, naming: Naming, classes: Option<&[usi
         (Rows::Classes(each), Naming::Torchvision) => (each, each),
     };
     let background = usize::from(rows == Rows::Logits && naming == Naming::Mmdet);
-    let known = count.saturating_sub(first + background) / each;
+    if value.dim() == 0 || count < first + background {
+        return Ok(value.shallow_clone());
+    }
+    let known = (count - first - background) / each;
     let one_box = rows == Rows::Classes(4) && naming == Naming::Mmdet && known == 1;
     let all: Vec<usize> = (0..known).collect();
     let chosen = match classes {

@@ -49,8 +49,9 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<Report> {
         progress: Some(&progress),
     };
     model::set_threads(&args.machine);
+    let weights = args.head_weights.as_deref();
     let jobs: Vec<TrainJob<'_>> =
-        recipes.iter().zip(out).map(|(recipe, folder)| TrainJob { recipe, folder }).collect();
+        recipes.iter().zip(out).map(|(recipe, folder)| TrainJob { recipe, folder, weights }).collect();
     let summaries = train_together(&store, &jobs, &settings)?;
     let stopped = summaries.iter().any(|summary| summary.stopped);
     let code = if stopped { ExitCode::Incomplete } else { ExitCode::Done };
@@ -104,6 +105,9 @@ fn text(run: &Path, summary: &TrainSummary) -> String {
         "{} tunable parameters, {} backbone parameters\n",
         summary.tunable_parameters, summary.backbone_parameters
     );
+    if let Some(weights) = &summary.weights {
+        text += &format!("started from {weights}\n");
+    }
     text += &format!("{} samples", summary.samples);
     if summary.failed_rows + summary.missing_rows > 0 {
         text += &format!(" ({} rows failed, {} missing)", summary.failed_rows, summary.missing_rows);
