@@ -20,6 +20,9 @@ use tch::Device;
 /// Rows of a batch in evaluation, by default. Results do not depend on it beyond rounding.
 pub const DEFAULT_EVALUATE_BATCH: usize = 4;
 
+/// View that is scored on, by default.
+pub const DEFAULT_EVALUATE_VIEW: &str = "base";
+
 /// How a run is scored.
 pub struct EvaluateSettings<'a> {
     /// Split to score on; `None`: the only one, or the one whose name starts with `val`.
@@ -42,7 +45,7 @@ impl Default for EvaluateSettings<'_> {
     fn default() -> Self {
         Self {
             split: None,
-            view: "base".to_owned(),
+            view: DEFAULT_EVALUATE_VIEW.to_owned(),
             batch: DEFAULT_EVALUATE_BATCH,
             device: Device::Cpu,
             loader: LoaderOptions::default(),
@@ -89,6 +92,9 @@ pub fn evaluate(folder: &Path, store: &Store, settings: &EvaluateSettings<'_>) -
 }
 
 /// As [`evaluate`], of a run that is open already.
+///
+/// # Errors
+/// As [`evaluate`]; a mirrored view: predictions are compared with the original label maps as they lie.
 pub fn evaluate_run(run: &Run, store: &Store, settings: &EvaluateSettings<'_>) -> Result<Report> {
     let model = run.semantic()?;
     let split = choose_split(store, settings.split.as_deref(), "val")?;
@@ -96,6 +102,12 @@ pub fn evaluate_run(run: &Run, store: &Store, settings: &EvaluateSettings<'_>) -
     let truth = Truth::new(store, run.identity.recipe.labels.zero)?;
     truth.check(&selection)?;
     let (failed, missing) = (selection.failed, selection.missing);
+    if store.recipe().views.iter().any(|view| view.name == settings.view && view.hflip) {
+        let view = &settings.view;
+        return Err(Error::invalid(format!(
+            "view {view:?} is mirrored, expected one that is not for label maps"
+        )));
+    }
 
     let mut metric = MeanIou::new(truth.rule().classes());
     let (mut samples, mut unlabelled) = (0, 0);

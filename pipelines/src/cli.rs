@@ -232,6 +232,9 @@ pub struct EvalArgs {
     /// Score on this split (default: the only one, else the one whose name starts with val).
     #[arg(long, value_name = "SPLIT")]
     pub split: Option<String>,
+    /// Score on the rows of this view; label maps are not scored on mirrored ones.
+    #[arg(long, default_value = featcache_heads::evaluate::DEFAULT_EVALUATE_VIEW, value_name = "VIEW")]
+    pub view: String,
     /// Write a detector's results as COCO json: FILE.bbox.json and FILE.segm.json.
     #[arg(long, value_name = "FILE")]
     pub results: Option<PathBuf>,
