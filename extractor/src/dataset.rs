@@ -7,6 +7,7 @@
 mod ade20k;
 mod coco;
 mod folder;
+mod label_map;
 
 pub use ade20k::Ade20k;
 pub use coco::Coco;
@@ -37,11 +38,23 @@ pub trait Dataset: Send + Sync {
 /// Kinds that [`open`] knows.
 pub const KINDS: [&str; 3] = ["coco", "ade20k", "folder"];
 
-/// The dataset of a kind at `root`. Without `splits`: all that the folder has.
+/// What is wanted of a dataset.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// Splits; none: all that the folder has.
+    pub splits: Vec<String>,
+    /// Folder of COCO-stuff maps, `<split>/<name of the picture>.png` in it; left out: `stuffthingmaps`
+    /// below the root, where it is there.
+    pub stuff: Option<PathBuf>,
+}
+
+/// The dataset of a kind at `root`.
 ///
 /// # Errors
-/// [`Error::Unknown`] where there is no such kind, [`Error::Dataset`] where the folder is none.
-pub fn open(kind: &str, root: &Path, splits: &[String]) -> Result<Box<dyn Dataset>> {
+/// [`Error::Unknown`] where there is no such kind, [`Error::Dataset`] where the folder is none, or stuff maps
+/// are wanted of another kind than `coco`.
+pub fn open(kind: &str, root: &Path, wanted: &Wanted) -> Result<Box<dyn Dataset>> {
+    let Wanted { splits, stuff } = wanted;
     if !root.is_dir() {
         return Err(Error::dataset(root, format!("not a folder: expected the root of a {kind} dataset")));
     }
@@ -50,9 +63,12 @@ pub fn open(kind: &str, root: &Path, splits: &[String]) -> Result<Box<dyn Datase
             return Err(Error::dataset(root, format!("split {split:?} is not a folder name")));
         }
     }
-    let (root, splits) = (root.to_owned(), splits.to_vec());
+    if let Some(stuff) = stuff.as_ref().filter(|_| kind != "coco") {
+        return Err(Error::dataset(stuff, format!("stuff maps for a {kind} dataset: expected coco")));
+    }
+    let (root, splits) = (root.to_owned(), splits.clone());
     match kind {
-        "coco" => Ok(Box::new(Coco::new(root, splits))),
+        "coco" => Ok(Box::new(Coco::new(root, splits, stuff.clone()))),
         "ade20k" => Ok(Box::new(Ade20k::new(root, splits))),
         "folder" => Ok(Box::new(Folder::new(root, &splits)?)),
         _ => Err(Error::Unknown { kind: "dataset", name: kind.into(), expected: KINDS.join(", ") }),

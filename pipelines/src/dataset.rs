@@ -1,8 +1,9 @@
 //! The dataset that the flags name.
 
 use crate::cli::{DatasetArgs, DatasetKind};
+use crate::exit::{ExitCode, failure};
 use anyhow::Result;
-use featcache_extractor::dataset::{self, Dataset};
+use featcache_extractor::dataset::{self, Dataset, Wanted};
 use featcache_store::{DatasetSpec, Listing, Preprocess};
 
 /// A dataset and how much of it is wanted.
@@ -19,14 +20,18 @@ impl Pictures {
     /// The dataset that the flags name; nothing is listed yet.
     ///
     /// # Errors
-    /// The root is not a folder.
+    /// The root is not a folder; stuff maps for another dataset than COCO.
     pub fn from_args(args: &DatasetArgs) -> Result<Self> {
         let kind = match args.dataset {
             DatasetKind::Coco => "coco",
             DatasetKind::Ade20k => "ade20k",
             DatasetKind::Folder => "folder",
         };
-        let dataset = dataset::open(kind, &args.root, &args.split)?;
+        if args.stuff.is_some() && args.dataset != DatasetKind::Coco {
+            return Err(failure(ExitCode::Usage, format!("--stuff: expected dataset coco, found {kind}")));
+        }
+        let wanted = Wanted { splits: args.split.clone(), stuff: args.stuff.clone() };
+        let dataset = dataset::open(kind, &args.root, &wanted)?;
         Ok(Self { dataset, limit: args.limit, kind, splits: args.split.clone() })
     }
 

@@ -1,7 +1,7 @@
 //! Datasets as they lie on disk: the real samples in their official layouts, exporters' variants, and
 //! what is wrong with them, said in one line.
 
-use featcache_extractor::dataset::{self, KINDS};
+use featcache_extractor::dataset::{self, KINDS, Wanted};
 use featcache_extractor::image::Limits;
 use featcache_extractor::preprocess::DECODER;
 use featcache_extractor::{Error, Result};
@@ -24,8 +24,8 @@ fn recipe() -> Preprocess {
 }
 
 fn list(kind: &str, root: &Path, splits: &[&str]) -> Result<Listing> {
-    let splits: Vec<String> = splits.iter().map(|split| (*split).to_owned()).collect();
-    dataset::open(kind, root, &splits)?.list(&recipe())
+    let splits = splits.iter().map(|split| (*split).to_owned()).collect();
+    dataset::open(kind, root, &Wanted { splits, stuff: None })?.list(&recipe())
 }
 
 /// What every listing promises to the store.
@@ -469,7 +469,8 @@ fn listing_applies_the_recipes_orientation() {
         [(false, Size::new(6, 11), Size::new(5, 9)), (true, Size::new(11, 6), Size::new(9, 5))]
     {
         let recipe = Preprocess { exif_transpose, ..recipe() };
-        let listing = dataset::open("folder", root.path(), &[]).unwrap().list(&recipe).unwrap();
+        let listing =
+            dataset::open("folder", root.path(), &Wanted::default()).unwrap().list(&recipe).unwrap();
         assert_eq!(listing.samples[0].size, Ok(x));
         assert_eq!(listing.samples[1].size, Ok(y));
     }

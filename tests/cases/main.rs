@@ -6,6 +6,7 @@ mod backbone_contract;
 mod bad_input;
 mod broken_images;
 mod coco_eval;
+mod coco_stuff;
 mod datasets;
 mod detection;
 mod detection_program;

@@ -50,7 +50,10 @@ impl Job {
         let recipe = featcache::model::planned_recipe(&args.recipe, &args.weights).unwrap();
         let options = BackboneOptions { compute: recipe.backbone.compute, ..BackboneOptions::default() };
         let backbone = backbone::build("fake", &WeightSource::Random(0), &options).unwrap();
-        let listing = dataset::open("folder", root, &[]).unwrap().list(&recipe.preprocess).unwrap();
+        let listing = dataset::open("folder", root, &dataset::Wanted::default())
+            .unwrap()
+            .list(&recipe.preprocess)
+            .unwrap();
         Self { args, backbone, recipe, listing }
     }
 

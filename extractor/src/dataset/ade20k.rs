@@ -6,14 +6,13 @@
 //! not an unlabelled one: the pair cannot be trusted, and a training set must not shrink in silence.
 //! The full ADE20K release encodes labels in RGB; it is recognised and refused.
 
+use super::label_map::{LabelMap, Values};
 use super::{Dataset, Unprobed, named_like_picture, names, probe_all, stem};
-use crate::image::{self, ExifRule, ImageError, Limits};
 use crate::{Error, Result};
 use featcache_store::listing::Label;
-use featcache_store::{Annotation, Category, ListedSample, Listing, Preprocess, Size};
+use featcache_store::{Annotation, Category, ListedSample, Listing, Preprocess};
 use rayon::prelude::*;
 use std::collections::HashSet;
-use std::io::{Cursor, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// Names of the 150 categories, beside the folders.
@@ -21,6 +20,9 @@ const OBJECT_INFO: &str = "objectInfo150.txt";
 /// Names of other label sets: one a line, the k-th line is the name of label value k. Without any names
 /// file, categories are counted from the label maps of the splits that are listed.
 const NAMES: &str = "categories.txt";
+
+/// What a label map is, for errors.
+const EXPECTED: &str = "SceneParsing's 8-bit values 0..150, not the RGB of the full ADE20K release";
 
 /// An ADE20K SceneParsing dataset.
 #[derive(Debug, Clone)]
@@ -106,29 +108,22 @@ impl Ade20k {
     /// failure.
     fn label(&self, sample: &mut ListedSample) -> Result<Option<(Annotation, Values)>> {
         let path = self.root.join("annotations").join(&sample.split).join(format!("{}.png", sample.key));
-        // Limits are the pictures'.
-        let limits = Limits::default();
-        let read = match image::read_file(&path, &limits) {
-            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => return Ok(None),
-            read => read?,
-        };
-        match read.and_then(|png| Ok((label_values(&path, &png, &limits)?, png))) {
+        let Some(map) = LabelMap::read(&path, EXPECTED)? else { return Ok(None) };
+        let map = match map {
+            Ok(map) => map,
             Err(error) => {
                 sample.size = Err(format!("label map: {error}"));
-                Ok(None)
+                return Ok(None);
             }
-            Ok((Err(refused), _)) => Err(refused),
-            Ok((Ok((found, values)), png)) => {
-                if let Ok(size) = sample.size
-                    && size != found
-                {
-                    sample.size = Err(format!("label map is {found}, its picture {size}"));
-                    return Ok(None);
-                }
-                let (split, key) = (sample.split.clone(), sample.key.clone());
-                Ok(Some((Annotation { split, key, id: None, label: Label::LabelMap { png } }, values)))
-            }
+        };
+        if let Ok(size) = sample.size
+            && size != map.size
+        {
+            sample.size = Err(format!("label map is {}, its picture {size}", map.size));
+            return Ok(None);
         }
+        let (split, key) = (sample.split.clone(), sample.key.clone());
+        Ok(Some((Annotation { split, key, id: None, label: Label::LabelMap { png: map.png } }, map.values)))
     }
 
     fn warn_of_orphans(&self, split: &str, samples: &[ListedSample]) -> Result<()> {
@@ -194,67 +189,6 @@ impl Dataset for Ade20k {
         listing.categories = self.categories(&used)?;
         Ok(listing)
     }
-}
-
-/// A SceneParsing label map has one sample a pixel, of at most 8 bits.
-fn refuse_other_encodings(path: &Path, bytes: &[u8]) -> Result<()> {
-    let header = png::Decoder::new(Cursor::new(bytes))
-        .read_header_info()
-        .map(|info| (info.color_type, info.bit_depth));
-    match header {
-        Ok((png::ColorType::Grayscale | png::ColorType::Indexed, depth))
-            if depth != png::BitDepth::Sixteen =>
-        {
-            Ok(())
-        }
-        Ok((png::ColorType::Rgb | png::ColorType::Rgba, _)) => Err(Error::dataset(
-            path,
-            "an RGB label map, as in the full ADE20K release: expected SceneParsing's 8-bit values 0..150",
-        )),
-        Ok((color, depth)) => Err(Error::dataset(
-            path,
-            format!("a label map of {color:?} with {} bits: expected one 8-bit value a pixel", depth as u8),
-        )),
-        Err(_) => Err(Error::dataset(path, "not a PNG: expected a label map of 8-bit values")),
-    }
-}
-
-/// Which values occur.
-type Values = [bool; 256];
-
-/// Size and values of a label map, all of its pixels decoded. The outer error is to be recorded with the
-/// sample, the inner one says that the dataset is not in this layout.
-fn label_values(
-    path: &Path,
-    bytes: &[u8],
-    limits: &Limits,
-) -> std::result::Result<Result<(Size, Values)>, ImageError> {
-    // A label map has no orientation.
-    let size = image::probe(bytes, ExifRule::Ignore, limits)?;
-    if let Err(refused) = refuse_other_encodings(path, bytes) {
-        return Ok(Err(refused));
-    }
-    values(bytes)
-        .map(|values| Ok((size, values)))
-        .map_err(|error| ImageError::Corrupt { what: error.to_string() })
-}
-
-/// Which values a label map of at most 8 bits holds.
-fn values(bytes: &[u8]) -> std::result::Result<Values, png::DecodingError> {
-    let mut used = [false; 256];
-    let mut reader = png::Decoder::new(Cursor::new(bytes)).read_info()?;
-    let size = reader.output_buffer_size().ok_or(png::DecodingError::LimitsExceeded)?;
-    let mut packed = vec![0; size];
-    let frame = reader.next_frame(&mut packed)?;
-    let depth = frame.bit_depth as usize;
-    for row in packed.chunks(frame.line_size.max(1)) {
-        for x in 0..frame.width as usize {
-            let bit = x * depth;
-            let Some(byte) = row.get(bit / 8) else { continue };
-            used[usize::from(byte >> (8 - depth - bit % 8)) & ((1 << depth) - 1)] = true;
-        }
-    }
-    Ok(used)
 }
 
 fn category(id: i64, name: String) -> Category {

@@ -4,9 +4,11 @@
 //! (test pictures without labels), pictures under `images/<split>` or in the folder that their `coco_url` names
 //! (those of `test-dev2017` are some of `test2017`'s), Roboflow's `<split>/_annotations.coco.json`, and one
 //! `annotations.json` beside its pictures (split `all`).
+//! COCO-stuff maps (`stuffthingmaps/<split>/*.png`) travel beside the objects where they are there.
 //! Sizes come from the pictures' headers: where the json states others, the header counts.
 
 mod json;
+mod stuff;
 
 use super::{Dataset, Unprobed, names, probe_all, relative, stem};
 use crate::{Error, Result};
@@ -19,17 +21,19 @@ use std::path::{Path, PathBuf};
 /// Split of a lone `annotations.json`.
 const ALL: &str = "all";
 
-/// A COCO dataset: boxes, polygons and crowds of some splits.
+/// A COCO dataset: boxes, polygons, crowds and stuff maps of some splits.
 #[derive(Debug, Clone)]
 pub struct Coco {
     root: PathBuf,
     splits: Vec<String>,
+    stuff: Option<PathBuf>,
 }
 
 impl Coco {
-    /// The dataset at `root`; without `splits`, all that have an annotation file.
-    pub fn new(root: PathBuf, splits: Vec<String>) -> Self {
-        Self { root, splits }
+    /// The dataset at `root`; without `splits`, all that have an annotation file. Stuff maps are taken from
+    /// `<split>` in the folder `stuff`; without one, from `stuffthingmaps/<split>` where that is there.
+    pub fn new(root: PathBuf, splits: Vec<String>, stuff: Option<PathBuf>) -> Self {
+        Self { root, splits, stuff }
     }
 
     /// Splits that have an annotation file, sorted. `instances_` wins over `image_info_`.
@@ -117,11 +121,31 @@ impl Coco {
         let instances = json::parse(&path, &bytes)?;
         merge_categories(&path, &instances.categories, &mut listing.categories)?;
         let unprobed = self.unprobed(&path, split, &instances.images)?;
-        let samples = probe_all(&self.root, unprobed, preprocess);
+        let mut samples = probe_all(&self.root, unprobed, preprocess);
         warn_of_sizes(&path, &instances.images, &samples);
+        let maps = match self.stuff_folder(split)? {
+            Some(folder) => stuff::read(&folder, &mut samples)?,
+            None => Vec::new(),
+        };
         annotations(instances, split, &samples, &mut listing.annotations);
+        listing.annotations.extend(maps);
         listing.samples.extend(samples);
         Ok(())
+    }
+
+    /// The folder of a split's stuff maps; one that was named must be there.
+    fn stuff_folder(&self, split: &str) -> Result<Option<PathBuf>> {
+        let folder = match &self.stuff {
+            Some(named) => named.join(split),
+            None => self.root.join(stuff::FOLDER).join(split),
+        };
+        match (folder.is_dir(), &self.stuff) {
+            (true, _) => Ok(Some(folder)),
+            (false, None) => Ok(None),
+            (false, Some(_)) => {
+                Err(Error::dataset(folder, format!("not a folder: expected the stuff maps of split {split}")))
+            }
+        }
     }
 
     /// Samples of the file's images; names that leave the folder or collide are refused.

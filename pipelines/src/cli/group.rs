@@ -46,6 +46,9 @@ pub struct DatasetArgs {
     /// Splits, comma-separated (coco: val2017; ade20k: validation); default: all that are found.
     #[arg(long, value_delimiter = ',', value_name = "SPLIT")]
     pub split: Vec<String>,
+    /// Folder of COCO-stuff maps, SPLIT/*.png in it [default: ROOT/stuffthingmaps, where it is there].
+    #[arg(long, value_name = "DIR")]
+    pub stuff: Option<PathBuf>,
     /// Keep only the first N samples of each split, by key.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,
