@@ -110,6 +110,7 @@ fn detectors_through_the_program() {
     ));
     assert_eq!((&scored["scores"]["samples"], &scored["scores"]["step"]), (&2.into(), &2.into()));
     assert!(scored["scores"]["boxes"]["ap"].as_f64().is_some_and(|ap| (0.0..=1.0).contains(&ap)), "{scored}");
+    assert!(scored["scores"]["detections"].as_u64().unwrap() > 0, "{scored}");
     assert_eq!(scored["scores"]["box_categories"].as_array().unwrap().len(), 8);
     let written: Vec<&str> =
         scored["written"].as_array().unwrap().iter().map(|path| path.as_str().unwrap()).collect();
@@ -135,7 +136,16 @@ fn detectors_through_the_program() {
         (image["height"].as_u64().unwrap() as u32, image["width"].as_u64().unwrap() as u32)
     );
     let shown = predicted[0]["objects"].as_array().unwrap().len();
-    assert!(instances["annotations"].as_array().unwrap().len() >= shown);
+    let annotations = instances["annotations"].as_array().unwrap();
+    let mut scores: Vec<f64> = annotations.iter().map(|one| one["score"].as_f64().unwrap()).collect();
+    assert!(shown > 0 && shown == scores.iter().filter(|&&score| score >= 0.01).count());
+    // Only what reaches the score is shown, and the results hold all the same.
+    scores.sort_by(f64::total_cmp);
+    let bar = scores[scores.len() / 2];
+    let fewer = json(&format!("predict {} {picture} --out {} --score {bar}", at("run-a"), at("predicted")));
+    let shown = fewer[0]["objects"].as_array().unwrap().len();
+    let of_score = scores.iter().filter(|&&score| score >= bar).count();
+    assert!(shown == of_score && shown < scores.len(), "{shown} of {of_score} shown");
     assert!(instances["annotations"].as_array().unwrap().iter().all(|one| one["image_id"] == 5));
     assert_eq!(instances["categories"].as_array().unwrap().len(), 8);
 
