@@ -116,6 +116,12 @@ fn detectors_through_the_program() {
         scored["written"].as_array().unwrap().iter().map(|path| path.as_str().unwrap()).collect();
     assert_eq!(written.len(), 5, "{written:?}");
     assert!(written.iter().all(|path| Path::new(path).is_file()));
+    // Other views are scored in the coordinates of the same pictures.
+    let half = json(&format!("eval {} {store} --split val --view scale50", at("run-a")));
+    assert_eq!(half["scores"]["objects"], scored["scores"]["objects"]);
+    assert_ne!(half["scores"]["read_bytes"], scored["scores"]["read_bytes"]);
+    let unknown = run(&format!("eval {} {store} --split val --view scale49", at("run-a")));
+    assert_eq!(unknown.status.code(), Some(3), "{}", text(&unknown.stderr));
     let truth = GroundTruth::read(Path::new(&at("scenes/coco/annotations/instances_val.json"))).unwrap();
     for kind in ["bbox", "segm"] {
         let read = results::read(Path::new(&at(&format!("found.{kind}.json"))), &truth).unwrap();

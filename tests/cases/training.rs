@@ -218,6 +218,17 @@ fn a_store_of_other_pictures_is_scored_on_but_not_resumed_from() {
 }
 
 #[test]
+fn label_maps_are_not_scored_on_mirrored_views() {
+    let drawn = DrawnStore::default().write();
+    let store = drawn.open();
+    let folder = drawn.folder("run");
+    run(&store, &recipe("linear", "train.steps = 1"), &folder).unwrap();
+    let settings = EvaluateSettings { view: "hflip".into(), ..EvaluateSettings::default() };
+    let text = evaluate(&folder, &store, &settings).unwrap_err().to_string();
+    assert_eq!(text, "view \"hflip\" is mirrored, expected one that is not for label maps");
+}
+
+#[test]
 fn a_stopped_evaluation_is_told_from_a_failed_one() {
     let drawn = DrawnStore::default().write();
     let store = drawn.open();

@@ -79,13 +79,13 @@ impl Results {
         let image_id = number(&seen.stem).filter(|_| self.by_name).unwrap_or(place);
         let ids: Vec<i64> = self.categories.iter().map(|category| category.id).collect();
         let mut drawn: Vec<Instance> = Vec::new();
-        let mut objects = Vec::new();
+        let (mut objects, mut annotations) = (Vec::new(), Vec::new());
         for found in way.found(detections)? {
             let class = found.class;
             let found = found.detection(image_id, &ids)?;
             let bbox = found.bbox.unwrap_or_default();
             let mut annotation = json!({
-                "id": self.annotations.len() + 1,
+                "id": self.annotations.len() + annotations.len() + 1,
                 "image_id": image_id,
                 "category_id": found.category_id,
                 "bbox": bbox,
@@ -97,20 +97,22 @@ impl Results {
                 let size = [mask.size().height, mask.size().width];
                 annotation["segmentation"] = json!({ "size": size, "counts": mask.encode() });
             }
-            self.annotations.push(annotation);
+            annotations.push(annotation);
             if found.score >= score {
                 let name = self.categories.get(class).map_or(String::new(), |c| c.name.clone());
                 objects.push(ObjectFound { name, score: found.score, bbox });
                 drawn.push(of_detection(&found, &self.categories)?);
             }
         }
+        // A picture whose overlay cannot be written is a failed one, of which nothing is in the results.
+        instances(&seen.canvas, &drawn, &Palette::new(self.categories.len())).write_png(overlay)?;
+        self.annotations.append(&mut annotations);
         self.images.push(json!({
             "id": image_id,
             "file_name": seen.file_name,
             "height": seen.source.height,
             "width": seen.source.width,
         }));
-        instances(&seen.canvas, &drawn, &Palette::new(self.categories.len())).write_png(overlay)?;
         Ok(objects)
     }
 
