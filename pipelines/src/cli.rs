@@ -22,7 +22,7 @@ pub struct Cli {
     /// Print the result as one JSON document on stdout.
     #[arg(long, global = true)]
     pub json: bool,
-    /// Read flags from a TOML file: table [COMMAND], keys are flag names; typed flags win.
+    /// Read flags from a TOML file: a table named after the command, keys are flag names; typed flags win.
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// No progress bar; warnings and errors only.

@@ -23,7 +23,7 @@ pub struct Bucket {
 /// Consecutive rows of one bucket, all levels: what is computed, committed and lost together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Unit {
-    /// Index in [`Plan::buckets`].
+    /// Index in [`Plan::buckets`](crate::Plan::buckets).
     pub bucket: usize,
     /// Number of the unit in its bucket, and of its shards.
     pub number: u64,

@@ -3,8 +3,8 @@
 //! No torch, no images, no models: what the two sides of the store need of a model is data in its
 //! [`Recipe`]. Modules in reading order: what features are ([`recipe`], [`geometry`], [`view`]), which
 //! samples exist ([`listing`], [`plan`], [`bucket`]), how bytes lie on disk ([`block`], [`element`],
-//! [`encoding`], [`array`], [`shard`]), how they get there ([`writer`], [`unit`], [`finish`]) and how they come back
-//! ([`store`], [`read`]). On disk: `docs/format.md`.
+//! [`encoding`], [`mod@array`], [`shard`]), how they get there ([`writer`], [`mod@unit`], [`finish`]) and how
+//! they come back ([`store`], [`read`]). On disk: `docs/format.md`.
 
 #![warn(missing_docs)]
 #![cfg_attr(
