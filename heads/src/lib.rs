@@ -7,8 +7,9 @@
 //! [`conv`], [`dense`], [`neck`], [`head`], [`model`]), detectors ([`detector`]) and what they are made of
 //! ([`detection`]); one step ([`loss`], [`losses`], [`optimizer`], [`schedule`]); the loop ([`task`],
 //! [`train`](mod@train), [`identity`], [`features`], [`checkpoint`], [`log`]); and what came out ([`run`],
-//! [`segment`], [`found`], [`metric`], [`evaluate`](mod@evaluate)).
+//! [`segment`], [`found`], [`metric`], [`evaluate`](mod@evaluate)). [`bench_loader`] measures.
 
+pub mod bench_loader;
 pub mod checkpoint;
 pub mod conv;
 pub mod dense;
@@ -45,6 +46,7 @@ pub mod segment;
 pub mod selection;
 pub mod task;
 pub mod tensor;
+mod tensor_memory;
 pub mod train;
 mod trainee;
 pub mod truth;

@@ -1,12 +1,15 @@
 //! Reads batches ahead of training: threads follow an order and fill memory with bytes, within a
 //! budget; the training thread makes tensors of them. What comes out depends on the order and the
-//! position alone, never on the number of threads or their timing. No tensor crosses a thread.
+//! position alone, never on the number of threads or their timing. Batches are read into memory that torch
+//! owns, so that their maps need no copy.
 
 use crate::order::{BatchRows, Epoch, Order, Position};
-use crate::tensor::feature_map;
+use crate::tensor::{channels_last, feature_map, torch_kind};
+use crate::tensor_memory::TensorMemory;
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use featcache_store::{Batch, LevelId, LevelSpec, ReadOptions, Reader, RowId, Size, Store};
+use featcache_store::{Batch, LevelBatch, LevelId, LevelSpec, ReadOptions, Reader, RowId, Size, Store};
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::Scope;
@@ -123,7 +126,7 @@ impl State {
         // It fits beside the batches held. Idle memory that does not fit beside it, or has grown too
         // large for it, goes back to the system.
         loop {
-            let batch = self.spare.pop().unwrap_or_default();
+            let batch = self.spare.pop().unwrap_or_else(|| Batch::with_memory(TensorMemory::allocate));
             let cost = bytes.max(capacity(&batch));
             if self.memory_bytes() + cost <= budget || capacity(&batch) == 0 {
                 self.bytes_held += cost;
@@ -296,7 +299,8 @@ impl<T: Send> Loader<'_, T> {
         loaded.map(Some)
     }
 
-    /// Gives a batch's memory back: only then do the threads read further ahead of it.
+    /// Gives a batch's memory back: only then do the threads read further ahead of it. They read into it
+    /// again, so the maps that it lent must not be used any more.
     pub fn recycle(&mut self, done: LoadedBatch<T>) {
         self.bytes += done.bytes();
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -333,13 +337,33 @@ impl<T> Drop for Loader<'_, T> {
 
 impl<T> LoadedBatch<T> {
     /// The levels as maps `[n, c, h, w]` in channels_last memory, in the loader's level order.
+    ///
+    /// Maps of the kind that was read, on the CPU, are lent: they are the batch's memory. They have these
+    /// values until [`Loader::recycle`] gives it to another batch, so whatever keeps them, a graph that waits
+    /// for its backward pass included, must be gone by then. They are not to be written to. Maps of another
+    /// kind or device are copies.
     pub fn maps(&self, kind: Kind, device: Device) -> Result<Vec<Tensor>> {
         (0..self.batch.level_count())
             .map(|i| {
-                let level = self.batch.level(i);
-                feature_map(level.bytes, level.shape, level.dtype, kind, device)
+                let LevelBatch { shape, dtype, bytes } = self.batch.level(i);
+                let memory = self.batch.memory(i).and_then(|memory| {
+                    let memory: &dyn Any = memory;
+                    memory.downcast_ref::<TensorMemory>()
+                });
+                match memory {
+                    Some(memory) if device == Device::Cpu && torch_kind(dtype) == kind => {
+                        channels_last(&memory.view(shape, kind)?)
+                    }
+                    _ => feature_map(bytes, shape, dtype, kind, device),
+                }
             })
             .collect()
+    }
+
+    /// Whether maps of this kind and device are lent: the batch must then be kept until they are done with.
+    pub fn lends(&self, kind: Kind, device: Device) -> bool {
+        let read = |i| torch_kind(self.batch.level(i).dtype);
+        device == Device::Cpu && (0..self.batch.level_count()).any(|i| read(i) == kind)
     }
 
     /// Bytes of its features.

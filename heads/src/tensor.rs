@@ -23,6 +23,11 @@ pub fn feature_map(
     }
     let shape = shape.map(|side| side as i64);
     let cells = copied(bytes, &shape, torch_kind(dtype), kind, device)?; // [n, h, w, c]
+    channels_last(&cells)
+}
+
+/// A map `[n, h, w, c]` as `[n, c, h, w]` in channels_last memory: the same memory.
+pub(crate) fn channels_last(cells: &Tensor) -> Result<Tensor> {
     Ok(cells.f_permute([0, 3, 1, 2])?) // [n, c, h, w]
 }
 

@@ -222,7 +222,13 @@ pub fn train_together(
             let maps = levels.maps(&batch, settings.device)?;
             let (rows, targets) = (batch.rows.clone(), std::mem::take(&mut batch.targets));
             let (next, ends_epoch) = (batch.next, batch.ends_epoch);
-            loader.recycle(batch);
+            // Copies let the threads read on into the batch's memory while the heads learn.
+            let mut in_use = Some(batch);
+            if let Some(batch) =
+                in_use.take_if(|batch| !maps.iter().any(|(kind, _)| batch.lends(*kind, settings.device)))
+            {
+                loader.recycle(batch);
+            }
             let names = row_names(store, &rows.rows)?;
             for (head, trainee) in trainees.iter_mut().enumerate().filter(|(_, t)| t.step == step) {
                 let targets: Vec<&TaskTarget> =
@@ -233,6 +239,10 @@ pub fn train_together(
                 if let (Some(line), Some(progress)) = (trainee.learn(&lesson, &loader)?, settings.progress) {
                     progress(&TrainProgress { head, ..line });
                 }
+            }
+            drop(maps);
+            if let Some(batch) = in_use {
+                loader.recycle(batch);
             }
             step += 1;
             stopped = settings.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) && step < steps;

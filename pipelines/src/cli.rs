@@ -4,7 +4,7 @@ mod bench;
 mod group;
 mod number;
 
-pub use bench::{BenchArgs, BenchCommand, BenchExtractArgs, BenchReadArgs};
+pub use bench::{BenchArgs, BenchCommand, BenchExtractArgs, BenchLoaderArgs, BenchReadArgs};
 pub use group::{
     ComputeArg, DatasetArgs, DatasetKind, LoaderArgs, MachineArgs, RecipeArgs, ResamplerArg, StoreArgs,
     WeightArgs,
@@ -55,7 +55,7 @@ pub enum Command {
     Eval(EvalArgs),
     /// Run backbone and head on pictures and write overlays.
     Predict(PredictArgs),
-    /// Measure reading or extraction against the machine's limits.
+    /// Measure reading, loading or extraction against the machine's limits.
     Bench(BenchArgs),
     /// Draw a small data set, extract, train, score and show it.
     Demo(DemoArgs),

@@ -1,11 +1,25 @@
 //! The memory that a batch of features is read into: one 64-byte-aligned block a level, reused from batch
-//! to batch. Does no reading; never shows bytes that a read has not completed.
+//! to batch, its own or its owner's. Does no reading; never shows bytes that a read has not completed.
 
 use crate::{DType, Error, Result, RowId};
 use memmap2::{Advice, MmapMut};
+use std::any::Any;
+use std::fmt::Debug;
 
 /// Cache-line size, and what vector loads of any width want.
 pub const BATCH_ALIGNMENT: usize = 64;
+
+/// Memory of one level of a batch, given by who wants to keep what is read where it lies: in the storage
+/// of a tensor, say.
+pub trait BatchMemory: Any + Debug + Send {
+    /// All of its bytes; the first is 64-byte aligned.
+    fn bytes(&self) -> &[u8];
+    /// The same bytes, to be read into.
+    fn bytes_mut(&mut self) -> &mut [u8];
+}
+
+/// Gives memory of at least so many bytes, more than none. What they are is unspecified.
+pub type AllocateMemory = fn(usize) -> std::io::Result<Box<dyn BatchMemory>>;
 
 /// Features of some rows of one bucket, level by level. Reading into the same batch again reuses its
 /// memory, which only grows.
@@ -15,6 +29,8 @@ pub struct Batch {
     levels: Vec<LevelMemory>,
     /// Levels that hold a completed read; 0 while reading and after a failure.
     filled: usize,
+    /// Where memory comes from; the system's pages if nobody gives it.
+    allocate: Option<AllocateMemory>,
 }
 
 /// One level of a batch.
@@ -41,6 +57,11 @@ impl Batch {
         Self::default()
     }
 
+    /// A batch that takes its memory from `allocate`.
+    pub fn with_memory(allocate: AllocateMemory) -> Self {
+        Self { allocate: Some(allocate), ..Self::default() }
+    }
+
     /// The rows it holds, in the order asked for; empty after a failed read.
     pub fn rows(&self) -> &[RowId] {
         if self.filled == 0 { &[] } else { &self.rows }
@@ -60,6 +81,12 @@ impl Batch {
         }
     }
 
+    /// The memory that [`level`](Self::level) number `i` lies at the start of; `None` for a level that the
+    /// batch does not hold, or that takes no bytes.
+    pub fn memory(&self, i: usize) -> Option<&dyn BatchMemory> {
+        self.levels.get(i).filter(|_| i < self.filled)?.memory.memory.as_deref()
+    }
+
     /// Bytes of memory that the batch owns.
     pub fn capacity_bytes(&self) -> usize {
         self.levels.iter().map(|level| level.memory.capacity()).sum()
@@ -77,7 +104,8 @@ impl Batch {
         let bytes = shape.into_iter().try_fold(dtype.bytes(), usize::checked_mul);
         let bytes = bytes.ok_or_else(|| no_memory(shape))?;
         if i == self.levels.len() {
-            self.levels.push(LevelMemory { memory: AlignedBytes::default(), shape, dtype });
+            let memory = AlignedBytes { allocate: self.allocate, ..AlignedBytes::default() };
+            self.levels.push(LevelMemory { memory, shape, dtype });
         }
         let Some(level) = self.levels.get_mut(i) else {
             return Err(Error::invalid(format!("level {i} of a batch is shaped before its predecessors")));
@@ -106,12 +134,12 @@ fn no_memory(shape: [usize; 4]) -> Error {
     Error::invalid(format!("no memory for a batch of {n}x{h}x{w}x{c}"))
 }
 
-/// Anonymous pages, huge ones where the system has them: copying tens of megabytes out of the page cache
-/// into small pages spends a third of its time on page-table walks. The first byte is page-aligned.
+/// Memory that grows and is reused. The first byte is 64-byte aligned.
 #[derive(Debug, Default)]
 pub(crate) struct AlignedBytes {
-    memory: Option<MmapMut>,
+    memory: Option<Box<dyn BatchMemory>>,
     len: usize,
+    allocate: Option<AllocateMemory>,
 }
 
 impl AlignedBytes {
@@ -119,26 +147,42 @@ impl AlignedBytes {
     pub(crate) fn resize(&mut self, len: usize) -> std::io::Result<()> {
         if len > self.capacity() {
             // The old memory goes first, so that both need not fit.
-            *self = Self::default();
-            let memory = MmapMut::map_anon(len)?;
-            // Advice: small pages do as well, only slower.
-            let _advice = memory.advise(Advice::HugePage);
-            self.memory = Some(memory);
+            (self.memory, self.len) = (None, 0);
+            self.memory = Some(self.allocate.unwrap_or(anonymous_pages)(len)?);
         }
         self.len = len;
         Ok(())
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.memory.as_ref().and_then(|memory| memory.get(..self.len)).unwrap_or_default()
+        self.memory.as_ref().and_then(|memory| memory.bytes().get(..self.len)).unwrap_or_default()
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        self.memory.as_mut().and_then(|memory| memory.get_mut(..self.len)).unwrap_or_default()
+        self.memory.as_mut().and_then(|memory| memory.bytes_mut().get_mut(..self.len)).unwrap_or_default()
     }
 
     pub(crate) fn capacity(&self) -> usize {
-        self.memory.as_ref().map_or(0, |memory| memory.len())
+        self.memory.as_ref().map_or(0, |memory| memory.bytes().len())
+    }
+}
+
+/// Anonymous pages, huge ones where the system has them: copying tens of megabytes out of the page cache
+/// into small pages spends a third of its time on page-table walks.
+fn anonymous_pages(len: usize) -> std::io::Result<Box<dyn BatchMemory>> {
+    let memory = MmapMut::map_anon(len)?;
+    // Advice: small pages do as well, only slower.
+    let _advice = memory.advise(Advice::HugePage);
+    Ok(Box::new(memory))
+}
+
+impl BatchMemory for MmapMut {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        self
     }
 }
 
@@ -167,5 +211,39 @@ mod tests {
         assert_eq!(batch.capacity_bytes(), capacity);
         assert!(batch.shape_level(0, [usize::MAX, 2, 1, 1], DType::Bf16).is_err());
         assert!(batch.shape_level(0, [1 << 60, 1, 1, 1], DType::Bf16).is_err());
+    }
+
+    /// Memory of another kind, which can be told apart.
+    #[derive(Debug)]
+    struct Given(MmapMut);
+
+    impl BatchMemory for Given {
+        fn bytes(&self) -> &[u8] {
+            &self.0
+        }
+
+        fn bytes_mut(&mut self) -> &mut [u8] {
+            &mut self.0
+        }
+    }
+
+    #[test]
+    fn a_batch_reads_into_the_memory_that_it_is_given() {
+        let mut batch = Batch::with_memory(|len| Ok(Box::new(Given(MmapMut::map_anon(len)?))));
+        batch.begin(&[RowId(1)]);
+        batch.shape_level(0, [1, 2, 3, 4], DType::F16).unwrap();
+        batch.slots(1).for_each(|slot| slot.fill(7));
+        assert!(batch.memory(0).is_none(), "not complete yet");
+        batch.complete(1);
+        let memory: &dyn Any = batch.memory(0).unwrap();
+        let Given(memory) = memory.downcast_ref().unwrap();
+        assert_eq!(memory[..48], [7; 48]);
+        assert_eq!(memory.as_ptr(), batch.level(0).bytes.as_ptr());
+        assert!(batch.memory(1).is_none());
+
+        let mut none = Batch::with_memory(|_| Err(std::io::ErrorKind::OutOfMemory.into()));
+        none.begin(&[RowId(1)]);
+        assert!(none.shape_level(0, [1, 2, 3, 4], DType::F16).is_err());
+        assert_eq!((none.capacity_bytes(), none.slots(1).count()), (0, 0));
     }
 }

@@ -48,6 +48,7 @@ mod open_shard;
 pub mod plan;
 mod plane;
 mod quantised;
+pub mod raw_read;
 pub mod read;
 mod read_pool;
 pub mod recipe;
@@ -68,7 +69,7 @@ pub mod zarr;
 
 pub use array::{ArraySpec, LevelArrays};
 pub use band::RowBand;
-pub use batch::{Batch, LevelBatch};
+pub use batch::{AllocateMemory, Batch, BatchMemory, LevelBatch};
 pub use bench_read::{BenchReadOptions, ReadBench, ReadMeasurement, Spread, bench_read};
 pub use block::{Block, DType};
 pub use bucket::{Bucket, Unit};

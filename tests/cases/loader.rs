@@ -176,6 +176,47 @@ fn what_is_delivered_depends_on_order_and_position_alone() {
 }
 
 #[test]
+fn maps_are_the_memory_that_was_read_into() {
+    let drawn = DrawnStore::default().write();
+    let store = drawn.open();
+    let selection = Selection::new(&store, "train", &[]).unwrap();
+    let order = Order::new(selection.samples, options(9, 1));
+    let read_target = |_: RowId| Ok(());
+    let levels = &store.recipe().levels;
+    let span = Span { start: Position::default(), batches: 60 };
+    let loader_options = LoaderOptions { bytes: 1, ..LoaderOptions::default() };
+    let shared = Shared::new(&store, &order, span, levels, &read_target, loader_options).unwrap();
+    let (kept, sums) = std::thread::scope(|scope| {
+        let mut loader = shared.start(scope);
+        let mut places = BTreeSet::new();
+        for _ in 0..59 {
+            let batch = loader.next_batch().unwrap().unwrap();
+            let addresses = |kind| -> Vec<_> {
+                batch.maps(kind, Device::Cpu).unwrap().iter().map(|map| map.data_ptr().addr()).collect()
+            };
+            let lent = addresses(Kind::BFloat16);
+            assert_eq!(lent, addresses(Kind::BFloat16), "lent twice");
+            assert!(lent.iter().all(|address| address.is_multiple_of(64)));
+            assert_ne!(lent, addresses(Kind::Float), "another kind is a copy");
+            assert!(batch.lends(Kind::BFloat16, Device::Cpu) && !batch.lends(Kind::Float, Device::Cpu));
+            assert!(!batch.lends(Kind::BFloat16, Device::Cuda(0)));
+            places.extend(lent);
+            loader.recycle(batch);
+        }
+        // 59 batches of a 4-level pyramid: memory is allocated a few times while it grows, not every time.
+        assert!(places.len() < 59, "{} places", places.len());
+        let batch = loader.next_batch().unwrap().unwrap();
+        let maps = batch.maps(Kind::BFloat16, Device::Cpu).unwrap();
+        let sums: Vec<f64> = maps.iter().map(|map| map.sum(Kind::Double).double_value(&[])).collect();
+        (maps, sums)
+    });
+    drop(shared);
+    // The batch is gone; who holds a map holds its memory.
+    let still: Vec<f64> = kept.iter().map(|map| map.sum(Kind::Double).double_value(&[])).collect();
+    assert_eq!(still, sums);
+}
+
+#[test]
 fn a_loader_that_is_dropped_early_ends_its_threads() {
     let drawn = DrawnStore::default().write();
     let store = drawn.open();

@@ -53,6 +53,7 @@ pub(super) fn pass<T: Send>(
             let maps = batch.maps(kind, settings.device)?;
             score(&batch, &maps)?;
             done += batch.rows.rows.len() as u64;
+            drop(maps);
             loader.recycle(batch);
             if let Some(progress) = settings.progress {
                 progress(done, total);

@@ -18,6 +18,8 @@ pub struct BenchArgs {
 pub enum BenchCommand {
     /// Random whole-sample reads as a ratio to raw preadv of the same ranges.
     Read(BenchReadArgs),
+    /// Shuffled batches, read ahead, as tensors: as a ratio to raw preadv of the same ranges.
+    Loader(BenchLoaderArgs),
     /// Images a second, the ratio to the matrix-product peak, and the cost of writing.
     Extract(BenchExtractArgs),
 }
@@ -37,6 +39,28 @@ pub struct BenchReadArgs {
     #[arg(long, default_value_t = 7, value_name = "N", value_parser = count)]
     pub repeats: usize,
     /// Thread counts.
+    #[arg(long, value_delimiter = ',', default_value = "1,2", value_name = "N,…", value_parser = threads)]
+    pub threads: Vec<usize>,
+    /// Append the table to this Markdown file, under its section.
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+}
+
+/// `featcache bench loader`
+#[derive(Debug, Args)]
+pub struct BenchLoaderArgs {
+    /// The store.
+    pub store: PathBuf,
+    /// Rows of an epoch.
+    #[arg(long, default_value_t = 64, value_name = "N", value_parser = count)]
+    pub samples: usize,
+    /// Rows of a batch.
+    #[arg(long, default_value_t = 2, value_name = "N", value_parser = count)]
+    pub batch: usize,
+    /// Epochs of each measurement.
+    #[arg(long, default_value_t = 7, value_name = "N", value_parser = count)]
+    pub repeats: usize,
+    /// Counts of reading threads.
     #[arg(long, value_delimiter = ',', default_value = "1,2", value_name = "N,…", value_parser = threads)]
     pub threads: Vec<usize>,
     /// Append the table to this Markdown file, under its section.

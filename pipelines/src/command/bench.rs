@@ -1,6 +1,7 @@
-//! `featcache bench`: reading and extraction against the machine's own limits, timed in the same run.
+//! `featcache bench`: reading, loading and extraction against the machine's own limits, timed in the same run.
 
 mod extract;
+mod loader;
 mod read;
 
 use crate::cli::{BenchArgs, BenchCommand};
@@ -12,6 +13,7 @@ use std::path::Path;
 pub(super) fn run(args: &BenchArgs) -> Result<Report> {
     match &args.which {
         BenchCommand::Read(args) => read::run(args),
+        BenchCommand::Loader(args) => loader::run(args),
         BenchCommand::Extract(args) => extract::run(args),
     }
 }
