@@ -3,8 +3,14 @@
 //! hold f32 or bf16. Errors are ‖decoded − stored‖₂ / ‖stored‖₂, the mean over rows. The lines that name an
 //! encoding are the store's own code; the others were tried for decision 0009.
 
-use featcache_store::{Batch, Block, DType, Encoding, OpenOptions, ReadOptions, Status, Store};
+use featcache_store::{
+    Batch, Block, DType, Encoding, NumberFormat, OpenOptions, Projected, ReadOptions, Status, Store,
+};
 use std::collections::BTreeMap;
+
+/// What the store itself can hold.
+const FORMATS: [NumberFormat; 4] =
+    [NumberFormat::Bf16, NumberFormat::Int8, NumberFormat::E4m3fn, NumberFormat::Int4];
 
 /// Values that share a scale.
 #[derive(Clone, Copy)]
@@ -67,10 +73,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let cells = table.entry((line, name)).or_insert_with(|| vec![[0.0; 3]; levels.len()]);
                 cells[number] = [cells[number][0] + error, cells[number][1] + bits, cells[number][2] + 1.0];
             };
-            for (line, encoding) in
-                [Encoding::Bf16, Encoding::Int8, Encoding::E4m3fn, Encoding::Int4].into_iter().enumerate()
-            {
-                let decoded = floats(&encoding.round_trip(&block, DType::F32)?);
+            for (line, format) in FORMATS.into_iter().enumerate() {
+                let encoding = Encoding::of(format);
+                let decoded = floats(&encoding.round_trip(&block, None, Projected::Channels, DType::F32)?);
                 let bits = encoding.sample_bytes(block.shape) as f64 * 8.0 / values.len() as f64;
                 let lost = values.iter().zip(&decoded).map(|(a, b)| f64::from(a - b).powi(2)).sum();
                 add(line, format!("`{encoding}`"), relative(lost, &values), bits);

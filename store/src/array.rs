@@ -87,6 +87,8 @@ pub struct LevelArrays {
     pub stride: u32,
     /// The level's channels.
     pub channels: u32,
+    /// Numbers that a cell is held as: its coefficients, or its channels.
+    pub coefficients: u32,
 }
 
 impl LevelArrays {
@@ -95,25 +97,42 @@ impl LevelArrays {
         let (rows, unit_rows) = (bucket.row_count(), bucket.unit_rows);
         let (name, channels, cells) = (level.name.clone(), level.channels, level.cells(bucket.size));
         let path = layout::array_folder(bucket, &name);
-        let width = encoding.payload_channels(channels);
-        let mut payload =
-            ArraySpec::new(path.clone(), rows, unit_rows, cells, width, encoding.payload_element())?;
-        let affine = encoding.formula(channels).map(|formula| {
-            payload.attributes = vec![
-                ("affine", layout::affine_name(&name)),
-                ("encoding", encoding.to_string()),
-                ("formula", formula),
-            ];
+        encoding.check(level)?;
+        let coefficients = encoding.coefficients(channels);
+        let width = encoding.format.payload_channels(coefficients);
+        let mut payload = ArraySpec::new(path, rows, unit_rows, cells, width, encoding.payload_element())?;
+        payload.attributes = attributes(level, encoding);
+        let affine = encoding.is_quantised().then(|| {
             let path = layout::array_folder(bucket, &layout::affine_name(&name));
-            ArraySpec::new(path, rows, unit_rows, Size::new(2, 1), channels, DType::F32)
+            ArraySpec::new(path, rows, unit_rows, Size::new(2, 1), coefficients, DType::F32)
         });
-        Ok(Self { payload, affine: affine.transpose()?, encoding, name, stride: level.stride, channels })
+        let (affine, stride) = (affine.transpose()?, level.stride);
+        Ok(Self { payload, affine, encoding, name, stride, channels, coefficients })
     }
 
     /// All of them, the payload first: the order in which records name their shards.
     pub fn iter(&self) -> impl Iterator<Item = &ArraySpec> {
         std::iter::once(&self.payload).chain(&self.affine)
     }
+}
+
+/// What a payload array says of its meaning: nothing where its elements are the level's.
+fn attributes(level: &LevelSpec, encoding: Encoding) -> Vec<(&'static str, String)> {
+    let mut formula = encoding.format.formula(encoding.coefficients(level.channels));
+    let mut attributes = Vec::new();
+    if encoding.is_quantised() {
+        attributes.push(("affine", layout::affine_name(&level.name)));
+    }
+    if encoding.projection.is_some() {
+        attributes.push(("basis", layout::basis(&level.name)));
+        attributes.push(("mean", layout::mean(&level.name)));
+        formula = format!("({formula}) @ basis + mean");
+    }
+    if !attributes.is_empty() {
+        attributes.push(("encoding", encoding.to_string()));
+        attributes.push(("formula", formula));
+    }
+    attributes
 }
 
 /// The arrays of a store: every level of every bucket.
@@ -155,7 +174,7 @@ pub(crate) fn bucket_arrays(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RowId;
+    use crate::{NumberFormat, RowId};
 
     fn level(stride: u32) -> LevelSpec {
         LevelSpec { name: "p3".into(), stride, channels: 16, tap: "stage1".into(), norm: "none".into() }
@@ -169,7 +188,7 @@ mod tests {
     #[test]
     fn shards_cover_the_rows() {
         let bucket = bucket(10, 4);
-        let array = LevelArrays::new(&bucket, &level(8), Encoding::Bf16).unwrap().payload;
+        let array = LevelArrays::new(&bucket, &level(8), NumberFormat::Bf16.into()).unwrap().payload;
         assert_eq!(array.cells, Size::new(8, 12));
         assert_eq!(array.shard_path(2), "features/val2017/base/64x96/p3/c.2.0.0.0");
         assert_eq!(array.shards(), bucket.unit_count());
@@ -179,12 +198,12 @@ mod tests {
     #[test]
     fn quantised_levels_have_scales_and_offsets_beside_their_payload() {
         let odd = LevelSpec { channels: 33, ..level(8) };
-        for (encoding, channels, element) in [
-            (Encoding::Int8, 33, ElementType::Int8),
-            (Encoding::Int4, 17, ElementType::Uint8),
-            (Encoding::E4m3fn, 33, ElementType::Uint8),
+        for (format, channels, element) in [
+            (NumberFormat::Int8, 33, ElementType::Int8),
+            (NumberFormat::Int4, 17, ElementType::Uint8),
+            (NumberFormat::E4m3fn, 33, ElementType::Uint8),
         ] {
-            let arrays = LevelArrays::new(&bucket(10, 4), &odd, encoding).unwrap();
+            let arrays = LevelArrays::new(&bucket(10, 4), &odd, format.into()).unwrap();
             let LevelArrays { payload, affine, .. } = &arrays;
             assert_eq!((payload.channels, payload.element), (channels, element));
             let affine = affine.as_ref().unwrap();
@@ -198,7 +217,7 @@ mod tests {
     #[test]
     fn refuses_impossible_arrays() {
         for (rows, unit_rows, stride) in [(0, 1, 8), (4, 0, 8), (4, 4, 128), (1 << 50, 1 << 50, 8)] {
-            let array = LevelArrays::new(&bucket(rows, unit_rows), &level(stride), Encoding::F32);
+            let array = LevelArrays::new(&bucket(rows, unit_rows), &level(stride), NumberFormat::F32.into());
             assert!(matches!(array, Err(Error::Invalid { .. })), "{rows} {unit_rows} {stride}");
         }
     }

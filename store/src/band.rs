@@ -2,7 +2,7 @@
 
 use crate::array::{ArraySpec, LevelArrays, StoreArrays};
 use crate::fetch::LevelRead;
-use crate::{DType, Encoding, Error, Result};
+use crate::{DType, Error, NumberFormat, Result};
 use std::ops::Range;
 
 /// Rows of cells `start..end` of the coarsest level asked for; of every finer level the cells above the
@@ -57,14 +57,14 @@ impl<'a> RequestedLevel<'a> {
                 payload_bytes: payload_bytes(&arrays.payload),
                 cell_bytes: arrays.payload.channels as usize * arrays.payload.element.bytes(),
                 channels: arrays.channels as usize,
-                encoding,
+                format: encoding.format,
                 dtype: dtype.unwrap_or(encoding.value_dtype()),
             };
             let read_affine = arrays.affine.as_ref().map(|array| LevelRead {
                 payload_bytes: payload_bytes(array),
                 cell_bytes: array.channels as usize * array.element.bytes(),
                 channels: array.channels as usize,
-                encoding: Encoding::F32,
+                format: NumberFormat::F32,
                 dtype: DType::F32,
             });
             let cells = match band {

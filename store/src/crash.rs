@@ -387,7 +387,7 @@ fn stores_of_something_else_are_refused_with_the_field_that_differs() {
     other.preprocess.resampler = "pillow-bicubic-hv".into();
     let found = attempt(&other, &encodings(), |_| ());
     assert_eq!(found, text(("preprocess.resampler", "pillow-bicubic-hv", "pillow-bilinear-hv")));
-    let f32s = Encodings::uniform(&recipe().levels, Encoding::F32);
+    let f32s = Encodings::uniform(&recipe().levels, NumberFormat::F32);
     let found = attempt(&recipe(), &f32s, |_| ());
     assert_eq!(found, text(("encodings", "p2=f32,p3=f32", "p2=int8,p3=f32")));
     let found = attempt(&recipe(), &encodings(), |o| o.shard_bytes = Some(1));

@@ -6,7 +6,7 @@ use crate::run::Run;
 use crate::spec::Spec;
 use crate::table::record::RecordHeader;
 use crate::zarr::{array_document, check_document, group_document};
-use crate::{Bucket, DEFAULT_SHARD_BYTES, Encoding, LevelArrays, LevelSpec, RowId, Size};
+use crate::{Bucket, DEFAULT_SHARD_BYTES, LevelArrays, LevelSpec, NumberFormat, RowId, Size};
 use serde_json::json;
 use std::path::Path;
 
@@ -47,7 +47,7 @@ fn the_zarr_documents_of_the_format_page_are_what_the_code_writes() {
     };
     let unit_rows = crate::bucket::unit_rows(std::slice::from_ref(&level), &bucket, DEFAULT_SHARD_BYTES);
     let bucket = Bucket { unit_rows, ..bucket };
-    let array = LevelArrays::new(&bucket, &level, Encoding::Bf16).unwrap().payload;
+    let array = LevelArrays::new(&bucket, &level, NumberFormat::Bf16.into()).unwrap().payload;
     check_document(Path::new("array"), &array_document(&array), &document("array")).unwrap();
 }
 

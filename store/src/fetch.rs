@@ -6,7 +6,7 @@
 use crate::checksum::{CHECKSUM, Crc32c, crc32c};
 use crate::chunk::{CHECKSUM_BYTES, CHUNK_ALIGNMENT};
 use crate::open_shard::OpenShard;
-use crate::{DType, Encoding};
+use crate::{DType, NumberFormat};
 use std::fs::File;
 use std::io::{ErrorKind, IoSliceMut};
 use std::ops::Range;
@@ -28,8 +28,8 @@ pub(crate) struct LevelRead {
     /// Bytes of a cell in it, and the values that they stand for.
     pub(crate) cell_bytes: usize,
     pub(crate) channels: usize,
-    /// How it is encoded.
-    pub(crate) encoding: Encoding,
+    /// How its numbers are held.
+    pub(crate) format: NumberFormat,
     /// What the batch holds.
     pub(crate) dtype: DType,
 }
@@ -84,7 +84,7 @@ impl Piece<'_> {
 
     /// Whether the payload can go to its target as it is.
     fn is_direct(&self) -> bool {
-        self.level.encoding.payload_element() == self.level.dtype.into()
+        self.level.format.payload_element() == self.level.dtype.into()
             && self.window == (0..self.level.payload_bytes)
     }
 
@@ -225,7 +225,7 @@ fn fetch_by_blocks(piece: &mut Piece<'_>, verify: bool) -> Result<(), Fault> {
 
 /// A chunk of which only a window is wanted, or that has to be converted: through scratch, block by block.
 fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> Result<(), Fault> {
-    let LevelRead { payload_bytes, cell_bytes, channels, encoding, dtype } = *piece.level;
+    let LevelRead { payload_bytes, cell_bytes, channels, format, dtype } = *piece.level;
     let (window, affine) = (piece.window.clone(), piece.affine);
     // Whole cells at a time; one has at most 2^20 channels.
     let step = (BLOCK_BYTES / cell_bytes.max(1)).max(1) * cell_bytes;
@@ -252,7 +252,7 @@ fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> 
         let payload = block.get(inside).unwrap_or_default();
         let bytes = payload.len() / cell_bytes.max(1) * channels * dtype.bytes();
         let (now, later) = target.split_at_mut(bytes.min(target.len()));
-        encoding.decode(payload, affine, now, dtype);
+        format.decode(payload, affine, now, dtype);
         target = later;
         at += length;
     }

@@ -4,8 +4,8 @@ use crate::listing::Label;
 use crate::sink::{FeatureSink, UnitSink};
 use crate::{
     Annotation, BackboneSpec, Block, Category, Compute, DType, Encodings, LevelSpec, ListedSample, Listing,
-    Plan, Preprocess, Recipe, ResizeRule, RowId, RowOutcome, SampleKey, Size, StoreWriter, Unit, ViewSpec,
-    WriterOptions,
+    Plan, Preprocess, Projection, Recipe, ResizeRule, RowId, RowOutcome, SampleKey, Size, StoreWriter, Unit,
+    ViewSpec, WriterOptions,
 };
 use std::path::Path;
 
@@ -96,6 +96,18 @@ pub(crate) fn listing(count: usize) -> Listing {
 /// One level quantised, in two arrays, and one as it is.
 pub(crate) fn encodings() -> Encodings {
     Encodings::parse("p2=int8,p3=f32", &recipe().levels).unwrap()
+}
+
+/// Some orthonormal directions of `c` channels: rows of a reflection.
+pub(crate) fn projection(k: usize, c: usize) -> Projection {
+    let axis: Vec<f64> = (0..c).map(|i| ((i * 37 % 23) as f64 - 11.0) + 0.5).collect();
+    let norm: f64 = axis.iter().map(|a| a * a).sum();
+    let element = |row: usize, channel: usize| {
+        f64::from(u8::from(row == channel)) - 2.0 * axis[row] * axis[channel] / norm
+    };
+    let basis = (0..k * c).map(|i| element(i / c, i % c) as f32).collect();
+    let mean = (0..c).map(|i| (i % 7) as f32 / 8.0 - 0.25).collect();
+    Projection::new(basis, mean).unwrap()
 }
 
 /// What extraction makes of a row: numbers that follow from key, view and level; sample 3 fails.

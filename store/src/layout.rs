@@ -21,6 +21,8 @@ pub const MANIFEST: &str = "manifest.json";
 pub const UNITS: &str = "units";
 /// Folder of the arrays.
 pub const FEATURES: &str = "features";
+/// Folder of the bases of projected levels.
+pub const PROJECTIONS: &str = "projections";
 /// Folder of provenance, outside the content hash.
 pub const RUNS: &str = "runs";
 
@@ -114,6 +116,16 @@ pub fn array_folder(bucket: &Bucket, array: &str) -> String {
 /// Name of a quantised level's array of scales and offsets.
 pub fn affine_name(level: &str) -> String {
     format!("{level}.affine")
+}
+
+/// Folder of the array of a projected level's basis.
+pub fn basis(level: &str) -> String {
+    format!("{PROJECTIONS}/{level}/basis")
+}
+
+/// Folder of the array of the mean beside it.
+pub fn mean(level: &str) -> String {
+    format!("{PROJECTIONS}/{level}/mean")
 }
 
 /// Lock file of a unit that is being computed.

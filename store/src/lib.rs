@@ -3,7 +3,7 @@
 //! No torch, no images, no models: what the two sides of the store need of a model is data in its
 //! [`Recipe`]. Modules in reading order: what features are ([`recipe`], [`geometry`], [`view`]), which
 //! samples exist ([`listing`], [`plan`], [`bucket`]), how bytes lie on disk ([`block`], [`element`],
-//! [`encoding`], [`mod@array`], [`shard`]), how they get there ([`writer`], [`mod@unit`], [`finish`]) and how
+//! [`encoding`], [`projection`], [`mod@array`], [`shard`]), how they get there ([`writer`], [`mod@unit`], [`finish`]) and how
 //! they come back ([`store`], [`read`]). On disk: `docs/format.md`.
 
 #![warn(missing_docs)]
@@ -22,11 +22,14 @@ mod canonical;
 mod checksum;
 pub mod chunk;
 pub mod claim;
+pub mod compression;
 mod conversion;
 #[cfg(test)]
 mod crash;
 pub mod element;
+mod encoder;
 pub mod encoding;
+pub mod encodings;
 pub mod error;
 #[cfg(test)]
 mod examples;
@@ -44,9 +47,11 @@ pub mod key;
 pub mod layout;
 pub mod listing;
 pub mod manifest;
+pub mod number_format;
 mod open_shard;
 pub mod plan;
 mod plane;
+pub mod projection;
 mod quantised;
 pub mod raw_read;
 pub mod read;
@@ -74,8 +79,10 @@ pub use bench_read::{BenchReadOptions, ReadBench, ReadMeasurement, Spread, bench
 pub use block::{Block, DType};
 pub use bucket::{Bucket, Unit};
 pub use claim::{Claim, Poison, PoisonGuard};
+pub use compression::Compression;
 pub use element::ElementType;
-pub use encoding::{Encoding, Encodings};
+pub use encoding::Encoding;
+pub use encodings::Encodings;
 pub use error::{Error, Result};
 pub use finish::Finish;
 pub use geometry::{ResizeRule, Size};
@@ -83,7 +90,9 @@ pub use key::{LevelId, RowId, SampleKey};
 pub use layout::Layout;
 pub use listing::{Annotation, Category, ListedSample, Listing};
 pub use manifest::Manifest;
+pub use number_format::NumberFormat;
 pub use plan::{DEFAULT_SHARD_BYTES, Place, Plan, PlanRow};
+pub use projection::{Projected, Projection};
 pub use read::{PagePolicy, ReadOptions, Reader, Verify};
 pub use recipe::{BackboneSpec, Compute, Fingerprint, LevelSpec, Preprocess, Recipe};
 pub use run::Run;

@@ -15,7 +15,8 @@ mod e4m3fn;
 mod quantise;
 
 pub(crate) use affine::Affine;
-pub(crate) use quantise::{NOT_FINITE, Quantiser};
+pub(crate) use decode::Element;
+pub(crate) use quantise::{NOT_FINITE, Quantiser, TOO_LARGE};
 
 /// What the codes of a quantised level are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -199,9 +199,9 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::OpenOptions;
     use crate::fixture::{commit, features, unfinished};
     use crate::sink::{FeatureSink, RowOutcome};
+    use crate::{OpenOptions, Projected};
 
     #[test]
     fn every_row_comes_back_or_says_why_not() {
@@ -225,7 +225,8 @@ mod tests {
                         let (name, block) = (&store.recipe().levels[level].name, &blocks[level]);
                         let encoding = store.encodings().of(name).unwrap();
                         let dtype = encoding.value_dtype();
-                        let expected = encoding.round_trip(block, dtype).unwrap().repeat(2);
+                        let expected =
+                            encoding.round_trip(block, None, Projected::Channels, dtype).unwrap().repeat(2);
                         assert!(batch.level(i).bytes == expected, "row {} level {name}", row.id);
                         assert_eq!(batch.level(i).shape[1..], block.shape);
                     }

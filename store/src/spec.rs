@@ -8,7 +8,7 @@ use crate::layout::{Layout, PLAN, ROOT, affine_name, check_name};
 use crate::plan::Plan;
 use crate::table::TableFile;
 use crate::zarr::{document_bytes, hierarchy, parse_document, root_document};
-use crate::{Encodings, Error, Fingerprint, Recipe, Result};
+use crate::{Compression, Encodings, Error, Fingerprint, Recipe, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -192,6 +192,15 @@ impl Spec {
 pub(crate) fn check_encodings(recipe: &Recipe, encodings: &Encodings) -> Result<()> {
     let expected: BTreeMap<&str, ()> = recipe.levels.iter().map(|level| (level.name.as_str(), ())).collect();
     if encodings.iter().map(|(level, _)| level).eq(expected.keys().copied()) {
+        for level in &recipe.levels {
+            let Some(encoding) = encodings.of(&level.name) else { continue };
+            encoding.check(level)?;
+            if encoding.projection.is_some() || encoding.compression != Compression::None {
+                return Err(Error::invalid(format!(
+                    "encoding {encoding}: expected one that stores hold yet"
+                )));
+            }
+        }
         let taken = encodings.iter().filter(|(_, encoding)| encoding.is_quantised());
         let mut taken = taken.map(|(level, _)| affine_name(level));
         return match taken.find(|name| expected.contains_key(name.as_str())) {

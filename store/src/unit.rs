@@ -3,7 +3,7 @@
 use crate::array::{ArraySpec, bucket_arrays};
 use crate::bucket::{Bucket, Unit};
 use crate::claim::PoisonGuard;
-use crate::encoding::Encoder;
+use crate::encoder::Encoder;
 use crate::layout;
 use crate::plan::kept_reason;
 use crate::shard::ShardWriter;
@@ -70,7 +70,7 @@ impl UnitWriter {
             levels.push(LevelWriter {
                 name: spec.name.clone(),
                 shape: spec.shape(bucket.size),
-                encoder: Encoder::new(arrays.encoding),
+                encoder: Encoder::new(arrays.encoding, None, spec.channels as usize)?,
                 payload: start(&arrays.payload)?,
                 affine: arrays.affine.as_ref().map(start).transpose()?,
             });

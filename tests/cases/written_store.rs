@@ -2,7 +2,7 @@
 
 use featcache_store::sink::{FeatureSink, UnitSink};
 use featcache_store::{
-    BackboneSpec, Block, Compute, Encoding, Encodings, Finish, LevelSpec, Listing, OpenOptions, PlanRow,
+    BackboneSpec, Block, Compute, Encodings, Finish, LevelSpec, Listing, NumberFormat, OpenOptions, PlanRow,
     Preprocess, Recipe, ResizeRule, RowId, RowOutcome, Store, StoreWriter, ViewSpec, WriterOptions,
 };
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ impl WrittenStore {
         outcome: impl Fn(RowId, &PlanRow) -> RowOutcome,
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let encodings = Encodings::uniform(&recipe.levels, Encoding::F32);
+        let encodings = Encodings::uniform(&recipe.levels, NumberFormat::F32);
         let path = folder.path().join("store");
         let writer =
             StoreWriter::create_or_resume(&path, recipe, &encodings, || Ok(listing), options).unwrap();

@@ -16,7 +16,7 @@ use featcache_heads::TaskModel;
 use featcache_heads::features::RunFeatures;
 use featcache_heads::run::Run;
 use featcache_heads::tensor::feature_map;
-use featcache_store::{Encodings, Size, ViewSpec};
+use featcache_store::{Encodings, Projected, Size, ViewSpec};
 use objects::Results;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -184,7 +184,7 @@ fn maps(path_to_head: &PathToHead, levels: &[Tensor]) -> Result<Vec<Tensor>> {
             let (map, encoding) = wanted?;
             let block = block(&map.f_to_device(Device::Cpu)?, 0)?; // [h, w, c]
             let dtype = encoding.value_dtype();
-            let bytes = encoding.round_trip(&block, dtype)?;
+            let bytes = encoding.round_trip(&block, None, Projected::Channels, dtype)?;
             let [h, w, c] = block.shape;
             let (kind, device) = (head.model.map_kind(), model.backbone.device());
             Ok(feature_map(&bytes, [1, h, w, c], dtype, kind, device)?)

@@ -11,8 +11,8 @@ use featcache_extractor as extractor;
 use featcache_extractor::preprocess;
 use featcache_extractor::source::Source;
 use featcache_store::{
-    Batch, Compute, DType, Encoding, OpenOptions, Place, ReadOptions, RowId, Run, SampleRow, Status, Store,
-    VerifyOptions,
+    Batch, Compute, DType, NumberFormat, OpenOptions, Place, ReadOptions, RowId, Run, SampleRow, Status,
+    Store, VerifyOptions,
 };
 use serde::Serialize;
 use std::cell::Cell;
@@ -212,12 +212,12 @@ fn default_tolerance(store: &Store) -> f64 {
         Compute::Fp32 => 1e-4,
         Compute::Bf16 => 2e-2,
     };
-    let coarsest = store.recipe().levels.iter().map(|level| match store.encodings().of(&level.name) {
-        Some(Encoding::F32) | None => 0.0,
-        Some(Encoding::F16) => 1e-3,
-        Some(Encoding::Bf16) => 4e-3,
-        Some(Encoding::Int8 | Encoding::E4m3fn) => 5e-2,
-        Some(Encoding::Int4) => 2.5e-1,
+    let coarsest = store.encodings().iter().map(|(_, encoding)| match encoding.format {
+        NumberFormat::F32 => 0.0,
+        NumberFormat::F16 => 1e-3,
+        NumberFormat::Bf16 => 4e-3,
+        NumberFormat::Int8 | NumberFormat::E4m3fn => 5e-2,
+        NumberFormat::Int4 => 2.5e-1,
     });
     coarsest.fold(compute, f64::max)
 }

@@ -8,7 +8,8 @@ use crate::array::{ArraySpec, LevelArrays};
 use crate::layout::Layout;
 use crate::zarr::{array_document, document_bytes};
 use crate::{
-    Bucket, DType, ElementType, Encoding, Encodings, FsStorage, LevelSpec, ShardWriter, Size, Staged, Storage,
+    Bucket, DType, ElementType, Encodings, FsStorage, LevelSpec, NumberFormat, ShardWriter, Size, Staged,
+    Storage,
 };
 use proptest::prelude::*;
 use std::fs;
@@ -130,7 +131,7 @@ impl Shards {
         let dtype = dtype.unwrap_or(encoding.value_dtype());
         let values = cells.len() * (array.cells.width * channels) as usize;
         let mut out = vec![0; values * dtype.bytes()];
-        encoding.decode(wanted, &self.affine(level, row), &mut out, dtype);
+        encoding.format.decode(wanted, &self.affine(level, row), &mut out, dtype);
         out
     }
 
@@ -373,7 +374,7 @@ fn a_spec_larger_than_its_files_allocates_nothing() {
     let (split, view) = ("val".into(), "base".into());
     let size = Size::new(64 << 9, 32 << 9);
     let bucket = Bucket { split, view, size, rows: RowId(0)..RowId(2), unit_rows: 2 };
-    let encodings = Encodings::uniform(std::slice::from_ref(&claimed), Encoding::F32);
+    let encodings = Encodings::uniform(std::slice::from_ref(&claimed), NumberFormat::F32);
     assert!(
         StoreArrays::new(std::slice::from_ref(&bucket), std::slice::from_ref(&claimed), &encodings).is_err()
     );

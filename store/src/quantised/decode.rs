@@ -53,7 +53,7 @@ fn decode_to<T: Element>(
 }
 
 /// An element of a batch, little-endian.
-trait Element: Copy + Default {
+pub(crate) trait Element: Copy + Default {
     fn of(value: f32) -> Self;
 }
 

@@ -22,7 +22,7 @@ const CLIPPINGS: [f32; 8] = [0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6];
 const ROUND: f32 = 12_582_912.0;
 /// Why a row cannot be held.
 pub(crate) const NOT_FINITE: &str = "are not finite";
-const TOO_LARGE: &str = "are too large to be quantised";
+pub(crate) const TOO_LARGE: &str = "are too large to be quantised";
 
 /// Makes codes of values.
 #[derive(Debug)]

@@ -69,7 +69,9 @@ fn scales_that_are_no_numbers_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let writer = finished(folder.path());
     let bucket = &writer.plan().buckets()[0];
-    let arrays = crate::LevelArrays::new(bucket, &writer.plan().levels()[0], crate::Encoding::Int8).unwrap();
+    let arrays =
+        crate::LevelArrays::new(bucket, &writer.plan().levels()[0], crate::NumberFormat::Int8.into())
+            .unwrap();
     let affine = arrays.affine.unwrap();
     let path = folder.path().join(affine.shard_path(0));
     let mut bytes = std::fs::read(&path).unwrap();
