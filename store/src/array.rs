@@ -2,7 +2,9 @@
 //! is cut. Derived from plan, recipe and encodings; nothing here reads a file.
 
 use crate::chunk::ChunkGeometry;
-use crate::{Bucket, DType, ElementType, Encoding, Encodings, Error, LevelSpec, Result, Size, layout};
+use crate::{
+    Bucket, Compression, DType, ElementType, Encoding, Encodings, Error, LevelSpec, Result, Size, layout,
+};
 
 /// Inner chunks of a shard at most: what its index may claim.
 pub(crate) const MAX_SHARD_CHUNKS: u64 = u32::MAX as u64;
@@ -49,6 +51,11 @@ impl ArraySpec {
             )));
         }
         Ok(Self { path, rows, unit_rows, cells, channels, element, geometry, attributes: Vec::new() })
+    }
+
+    /// The same array, its chunks compressed; [`Error::Invalid`] if they are too large for that.
+    pub fn compressed(self, compression: Compression) -> Result<Self> {
+        Ok(Self { geometry: self.geometry.compressed(compression)?, ..self })
     }
 
     /// Number of shards: one for each unit of the bucket.
@@ -101,6 +108,7 @@ impl LevelArrays {
         let coefficients = encoding.coefficients(channels);
         let width = encoding.format.payload_channels(coefficients);
         let mut payload = ArraySpec::new(path, rows, unit_rows, cells, width, encoding.payload_element())?;
+        payload = payload.compressed(encoding.compression)?;
         payload.attributes = attributes(level, encoding);
         let affine = encoding.is_quantised().then(|| {
             let path = layout::array_folder(bucket, &layout::affine_name(&name));

@@ -2,7 +2,7 @@
 
 use crate::array::{ArraySpec, LevelArrays, StoreArrays};
 use crate::fetch::LevelRead;
-use crate::{DType, Error, NumberFormat, Result};
+use crate::{Compression, DType, Error, NumberFormat, Result};
 use std::ops::Range;
 
 /// Rows of cells `start..end` of the coarsest level asked for; of every finer level the cells above the
@@ -58,6 +58,7 @@ impl<'a> RequestedLevel<'a> {
                 cell_bytes: arrays.payload.channels as usize * arrays.payload.element.bytes(),
                 channels: arrays.channels as usize,
                 format: encoding.format,
+                compression: encoding.compression,
                 dtype: dtype.unwrap_or(encoding.value_dtype()),
             };
             let read_affine = arrays.affine.as_ref().map(|array| LevelRead {
@@ -65,6 +66,7 @@ impl<'a> RequestedLevel<'a> {
                 cell_bytes: array.channels as usize * array.element.bytes(),
                 channels: array.channels as usize,
                 format: NumberFormat::F32,
+                compression: Compression::None,
                 dtype: DType::F32,
             });
             let cells = match band {

@@ -1,7 +1,7 @@
 //! How one sample of a level is cut into the inner chunks of a shard. Pure arithmetic: sizes come from a
 //! store that nobody vouches for, so every product is checked.
 
-use crate::{ElementType, Error, Result};
+use crate::{Compression, ElementType, Error, Result};
 
 /// Largest payload of an inner chunk, unless a single row of cells is larger.
 pub const MAX_CHUNK_BYTES: u64 = 4 << 20;
@@ -13,6 +13,11 @@ pub const CHUNK_ALIGNMENT: u64 = 4096;
 pub const CHECKSUM_BYTES: u64 = 4;
 /// Largest payload of one sample of one level: what cannot be a real feature map is refused early.
 pub(crate) const MAX_SAMPLE_BYTES: u64 = 1 << 40;
+/// The same of compressed levels, whose size no file vouches for: the map of 512 channels in bf16 at stride 4 of
+/// the largest picture.
+pub(crate) const MAX_COMPRESSED_SAMPLE_BYTES: u64 = 1 << 32;
+/// Largest payload of a compressed chunk: it is in memory as a whole, beside its frame.
+pub(crate) const MAX_COMPRESSED_CHUNK_BYTES: u64 = 1 << 28;
 
 /// The inner chunks of one sample `[h, w, c]`: bands of whole rows of cells, top to bottom, all alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +28,8 @@ pub struct ChunkGeometry {
     pub bands: u32,
     /// Bytes of one row of cells, `w · c · itemsize`.
     pub row_bytes: u64,
+    /// What is done to a chunk's payload.
+    pub compression: Compression,
 }
 
 impl ChunkGeometry {
@@ -44,7 +51,22 @@ impl ChunkGeometry {
             |rows: &u32| height.is_multiple_of(*rows) && u64::from(*rows) * row_bytes <= MAX_CHUNK_BYTES;
         let most = u32::try_from(MAX_CHUNK_BYTES / row_bytes).unwrap_or(u32::MAX).min(height);
         let band_rows = (1..=most).rev().find(fits).unwrap_or(1);
-        Ok(Self { band_rows, bands: height / band_rows, row_bytes })
+        Ok(Self { band_rows, bands: height / band_rows, row_bytes, compression: Compression::None })
+    }
+
+    /// The same chunks, compressed.
+    ///
+    /// [`Error::Invalid`] if they are too large for that.
+    pub fn compressed(self, compression: Compression) -> Result<Self> {
+        let [chunk, sample] = [self.payload_bytes(), self.sample_bytes()];
+        let fits = chunk <= MAX_COMPRESSED_CHUNK_BYTES && sample <= MAX_COMPRESSED_SAMPLE_BYTES;
+        if compression != Compression::None && !fits {
+            return Err(Error::invalid(format!(
+                "a sample of {sample} bytes in chunks of {chunk}: expected at most {MAX_COMPRESSED_SAMPLE_BYTES} \
+                 in {MAX_COMPRESSED_CHUNK_BYTES} where they are compressed"
+            )));
+        }
+        Ok(Self { compression, ..self })
     }
 
     /// Bytes of a chunk's payload.
@@ -52,9 +74,17 @@ impl ChunkGeometry {
         u64::from(self.band_rows) * self.row_bytes
     }
 
-    /// Bytes of an encoded chunk: payload and checksum.
+    /// Bytes of an encoded chunk, payload and checksum: what a compressed one has at most.
     pub fn chunk_bytes(&self) -> u64 {
-        self.payload_bytes() + CHECKSUM_BYTES
+        self.compression.most_bytes(self.payload_bytes()) + CHECKSUM_BYTES
+    }
+
+    /// Whether a chunk can have so many bytes.
+    pub(crate) fn can_have(&self, bytes: u64) -> bool {
+        match self.compression {
+            Compression::None => bytes == self.chunk_bytes(),
+            Compression::Zstd => (CHECKSUM_BYTES + 1..=self.chunk_bytes()).contains(&bytes),
+        }
     }
 
     /// Bytes of a sample's payload.
@@ -62,9 +92,10 @@ impl ChunkGeometry {
         u64::from(self.bands) * self.payload_bytes()
     }
 
-    /// What offsets of chunks in a shard are multiples of.
+    /// What offsets of chunks in a shard are multiples of: compressed ones lie without gaps.
     pub fn alignment(&self) -> u64 {
-        if self.payload_bytes() >= ALIGNED_CHUNK_BYTES { CHUNK_ALIGNMENT } else { 1 }
+        let is_aligned = self.compression == Compression::None && self.payload_bytes() >= ALIGNED_CHUNK_BYTES;
+        if is_aligned { CHUNK_ALIGNMENT } else { 1 }
     }
 
     /// Where a chunk starts that follows one ending at `end`.
@@ -104,6 +135,19 @@ mod tests {
             [(0, 1, 1), (1, 0, 1), (1, 1, 0), (u32::MAX, u32::MAX, u32::MAX), (1 << 20, 1 << 20, 1)]
         {
             assert!(ChunkGeometry::new(h, w, c, DType::F32).is_err(), "{h} {w} {c}");
+        }
+    }
+
+    #[test]
+    fn compressed_chunks_are_bounded_in_memory() {
+        let g = |h, w, c| ChunkGeometry::new(h, w, c, DType::Bf16).unwrap().compressed(Compression::Zstd);
+        let small = g(200, 336, 512).unwrap();
+        assert_eq!((small.alignment(), small.next_offset(17)), (1, 17));
+        assert!(small.can_have(5) && small.can_have(small.chunk_bytes()));
+        assert!(!small.can_have(4) && !small.can_have(small.chunk_bytes() + 1));
+        for (h, w, c) in [(1, 1 << 18, 1 << 10), (1 << 13, 1 << 10, 1 << 9)] {
+            let error = g(h, w, c).unwrap_err().to_string();
+            assert!(error.contains("where they are compressed"), "{error}");
         }
     }
 

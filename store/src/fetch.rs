@@ -4,9 +4,10 @@
 //! Knows nothing of plans and rows: a [`Piece`] is one chunk and its target.
 
 use crate::checksum::{CHECKSUM, Crc32c, crc32c};
-use crate::chunk::{CHECKSUM_BYTES, CHUNK_ALIGNMENT};
+use crate::chunk::CHUNK_ALIGNMENT;
+use crate::compression::Unpacker;
 use crate::open_shard::OpenShard;
-use crate::{DType, NumberFormat};
+use crate::{Compression, DType, NumberFormat};
 use std::fs::File;
 use std::io::{ErrorKind, IoSliceMut};
 use std::ops::Range;
@@ -30,6 +31,8 @@ pub(crate) struct LevelRead {
     pub(crate) channels: usize,
     /// How its numbers are held.
     pub(crate) format: NumberFormat,
+    /// What was done to its chunks.
+    pub(crate) compression: Compression,
     /// What the batch holds.
     pub(crate) dtype: DType,
 }
@@ -40,6 +43,8 @@ pub(crate) struct Piece<'a> {
     pub(crate) shard: Arc<OpenShard>,
     /// Where the chunk starts in the file.
     pub(crate) offset: u64,
+    /// Its bytes there, checksum included.
+    pub(crate) bytes: usize,
     pub(crate) level: &'a LevelRead,
     /// Scales and offsets of the row, of a quantised level; else empty.
     pub(crate) affine: &'a [f32],
@@ -75,22 +80,29 @@ pub(crate) enum Cause {
     Ends(u64),
     /// The file holds one checksum, its bytes have another; both as the file would hold them.
     Checksum { expected: [u8; CHECKSUM], found: [u8; CHECKSUM] },
+    /// The bytes are as they were written, but no frame of what they should hold.
+    Frame(String),
 }
 
 impl Piece<'_> {
     fn end(&self) -> u64 {
-        self.offset + self.level.payload_bytes as u64 + CHECKSUM_BYTES
+        self.offset + self.bytes as u64
     }
 
     /// Whether the payload can go to its target as it is.
     fn is_direct(&self) -> bool {
+        self.level.compression == Compression::None && self.is_as_held()
+    }
+
+    /// Whether the whole payload is wanted, and as it is.
+    fn is_as_held(&self) -> bool {
         self.level.format.payload_element() == self.level.dtype.into()
             && self.window == (0..self.level.payload_bytes)
     }
 
     /// Bytes of the file that reading this piece moves.
     pub(crate) fn file_bytes(&self) -> usize {
-        self.level.payload_bytes + CHECKSUM
+        self.bytes
     }
 
     /// Whether `next` lies right behind this piece in the same file.
@@ -108,19 +120,30 @@ impl Piece<'_> {
 #[derive(Debug)]
 pub(crate) struct Scratch {
     block: Vec<u8>,
+    /// A compressed chunk as it lies in the file, and what it holds.
+    packed: Vec<u8>,
+    unpacked: Vec<u8>,
+    unpacker: Unpacker,
 }
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        Self { block: vec![0; BLOCK_BYTES + CHECKSUM] }
+        let (packed, unpacked, unpacker) = Default::default();
+        Self { block: vec![0; BLOCK_BYTES + CHECKSUM], packed, unpacked, unpacker }
     }
 
-    /// Makes room for a block of so many bytes, if it is larger than usual.
-    fn reserve(&mut self, bytes: usize) {
-        if bytes > self.block.len() {
-            self.block.resize(bytes, 0);
-        }
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.block.capacity() + self.packed.capacity() + self.unpacked.capacity()
     }
+}
+
+/// The first bytes of memory that only grows.
+fn room(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
+    if bytes > memory.len() {
+        memory.resize(bytes, 0);
+    }
+    memory.get_mut(..bytes).unwrap_or_default()
 }
 
 /// Reads the pieces, which are sorted by file and offset. With `verify`, no byte of a chunk counts as read
@@ -130,6 +153,7 @@ pub(crate) fn fetch(mut pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Sc
         let count = gatherable(pieces);
         let (now, later) = pieces.split_at_mut(count.max(1));
         match now {
+            [piece] if piece.level.compression != Compression::None => fetch_packed(piece, verify, scratch)?,
             [piece] if count == 0 && piece.is_direct() => fetch_by_blocks(piece, verify)?,
             [piece] if count == 0 => fetch_through(piece, verify, scratch)?,
             gathered => fetch_together(gathered, verify, scratch)?,
@@ -225,11 +249,11 @@ fn fetch_by_blocks(piece: &mut Piece<'_>, verify: bool) -> Result<(), Fault> {
 
 /// A chunk of which only a window is wanted, or that has to be converted: through scratch, block by block.
 fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> Result<(), Fault> {
-    let LevelRead { payload_bytes, cell_bytes, channels, format, dtype } = *piece.level;
+    let LevelRead { payload_bytes, cell_bytes, channels, format, dtype, .. } = *piece.level;
     let (window, affine) = (piece.window.clone(), piece.affine);
     // Whole cells at a time; one has at most 2^20 channels.
     let step = (BLOCK_BYTES / cell_bytes.max(1)).max(1) * cell_bytes;
-    scratch.reserve(step);
+    let scratch_block = room(&mut scratch.block, step);
     // Without a check, what is not wanted is not read.
     let wanted = if verify { 0..payload_bytes } else { window.clone() };
     let (mut crc, mut at) = (Crc32c::new(), wanted.start);
@@ -238,7 +262,7 @@ fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> 
     let mut outcome = Ok(());
     while at < wanted.end {
         let length = step.min(wanted.end - at);
-        let Some(block) = scratch.block.get_mut(..length) else { break };
+        let Some(block) = scratch_block.get_mut(..length) else { break };
         let stored: &mut [u8] = if verify && at + length == payload_bytes { &mut stored } else { &mut [] };
         let mut vectors = [IoSliceMut::new(block), IoSliceMut::new(stored)];
         if let Err((cause, _)) = read_exact(&piece.shard.file, &mut vectors, piece.offset + at as u64) {
@@ -261,6 +285,32 @@ fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> 
         outcome = Err(Cause::Checksum { expected: stored, found });
     }
     outcome.map_err(|cause| piece.fault(cause))
+}
+
+/// A compressed chunk: as a whole, whatever of it is wanted.
+fn fetch_packed(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> Result<(), Fault> {
+    let as_held = piece.is_as_held();
+    let LevelRead { payload_bytes, format, dtype, .. } = *piece.level;
+    let packed = room(&mut scratch.packed, piece.bytes);
+    if let Err((cause, _)) = read_exact(&piece.shard.file, &mut [IoSliceMut::new(packed)], piece.offset) {
+        return Err(piece.fault(cause));
+    }
+    let Some((frame, stored)) = packed.split_last_chunk::<CHECKSUM>() else { return Ok(()) };
+    if verify {
+        let found = crc32c(frame);
+        if found != *stored {
+            return Err(piece.fault(Cause::Checksum { expected: *stored, found }));
+        }
+    }
+    let unpacked = if as_held { &mut *piece.target } else { room(&mut scratch.unpacked, payload_bytes) };
+    if let Err(what) = scratch.unpacker.unpack(frame, unpacked) {
+        return Err(piece.fault(Cause::Frame(what)));
+    }
+    if !as_held {
+        let payload = scratch.unpacked.get(piece.window.clone()).unwrap_or_default();
+        format.decode(payload, piece.affine, piece.target, dtype);
+    }
+    Ok(())
 }
 
 /// Fills all vectors from `offset`, whatever the kernel hands out at a time. On failure also says how far

@@ -221,16 +221,15 @@ impl ReadPlane {
                 let Some(shard) = self.shard(request, level, part, entry.shard)? else { continue };
                 let Some((array, _)) = level.array(part) else { continue };
                 for band in level.bands_of(part) {
-                    let Some(offset) = shard.index.chunk(entry.row, band) else { continue };
-                    let end = offset + array.geometry.chunk_bytes();
+                    let Some(chunk) = shard.index.chunk(entry.row, band) else { continue };
                     match ranges.last_mut() {
                         Some(last)
                             if Arc::ptr_eq(&last.shard, &shard)
-                                && array.geometry.next_offset(last.bytes.end) == offset =>
+                                && array.geometry.next_offset(last.bytes.end) == chunk.start =>
                         {
-                            last.bytes.end = end;
+                            last.bytes.end = chunk.end;
                         }
-                        _ => ranges.push(FileRange { shard: Arc::clone(&shard), bytes: offset..end }),
+                        _ => ranges.push(FileRange { shard: Arc::clone(&shard), bytes: chunk }),
                     }
                 }
             }
@@ -295,15 +294,16 @@ impl ReadPlane {
             let slot = slots.get_mut(entry.level * request.rows.len() + entry.slot);
             let Some(mut target) = slot.and_then(Option::take) else { continue };
             for band in level.bands_of(part) {
-                let offset = shard.index.chunk(entry.row, band);
-                let offset = offset.ok_or_else(|| no_features(&shard, &name(entry.slot), level))?;
+                let chunk = shard.index.chunk(entry.row, band);
+                let chunk = chunk.ok_or_else(|| no_features(&shard, &name(entry.slot), level))?;
                 let (window, bytes) = level.window_of(part, band);
                 let (now, later) = target.split_at_mut(bytes.min(target.len()));
                 target = later;
                 let place = PiecePlace { slot: entry.slot, level: entry.level, band };
                 pieces.push(Piece {
                     shard: Arc::clone(&shard),
-                    offset,
+                    offset: chunk.start,
+                    bytes: usize::try_from(chunk.end - chunk.start).unwrap_or(usize::MAX),
                     level: read,
                     affine,
                     window,
@@ -426,6 +426,7 @@ fn error_of(fault: RunFault, levels: &[RequestedLevel<'_>], name: &dyn Fn(usize)
         Cause::Checksum { expected, found } => {
             Error::corrupt(path, format!("{place}: {}", differs(expected, found)))
         }
+        Cause::Frame(what) => Error::corrupt(path, format!("{place}: {what}")),
     }
 }
 

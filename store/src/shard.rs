@@ -2,13 +2,15 @@
 //! with the payload. Does not decide when the shard becomes visible: it hands the staged file back.
 //!
 //! Layout (Zarr v3 `sharding_indexed`, index at the end): samples in row order, bands top to bottom, each
-//! chunk its payload and the payload's crc32c; zeros up to the next alignment where chunks are aligned;
+//! chunk its payload or the payload's zstd frame, and the crc32c of that; zeros up to the next alignment where
+//! chunks are aligned;
 //! then for all `R · bands` chunks offset and length (u64 little-endian, both 2^64-1 where there is no
 //! chunk), then the index's crc32c.
 
 use crate::array::ArraySpec;
-use crate::checksum::crc32c;
-use crate::{Error, Result, Staged};
+use crate::checksum::{CHECKSUM, crc32c};
+use crate::compression::Packer;
+use crate::{Compression, Error, Result, Staged};
 
 /// Offset and length of an index entry without a chunk.
 pub(crate) const EMPTY: u64 = u64::MAX;
@@ -28,6 +30,8 @@ pub struct ShardWriter {
     /// Rows that this shard must get.
     rows: u64,
     appended: u64,
+    /// Of a compressed array.
+    packer: Option<Packer>,
     /// Encoded index entries of the rows so far.
     index: Vec<u8>,
     /// Bytes not yet handed to the file.
@@ -45,11 +49,16 @@ impl ShardWriter {
         if rows == 0 || staged.bytes() != 0 {
             return Err(Error::invalid(format!("array {} has no shard {k} to start here", array.path)));
         }
+        let packer = match array.geometry.compression {
+            Compression::None => None,
+            Compression::Zstd => Some(Packer::new().map_err(Error::io(staged.target()))?),
+        };
         Ok(Self {
             staged,
             array: array.clone(),
             rows,
             appended: 0,
+            packer,
             index: Vec::new(),
             pending: Vec::new(),
             end: 0,
@@ -76,15 +85,22 @@ impl ShardWriter {
         self.begin_row()?;
         // A band of a payload that is in memory fits usize.
         let band_bytes = usize::try_from(geometry.payload_bytes()).unwrap_or(usize::MAX);
+        // Aside, so that its frame can be pushed. After an error nothing more is.
+        let mut packer = self.packer.take();
         for band in payload.chunks(band_bytes) {
+            let chunk = match &mut packer {
+                None => band,
+                Some(packer) => packer.pack(band).map_err(Error::io(self.staged.target()))?,
+            };
             let offset = geometry.next_offset(self.end);
             let gap = usize::try_from(offset - self.end).unwrap_or(0);
             self.push(GAP.get(..gap).unwrap_or(&GAP))?;
-            self.push(band)?;
-            self.push(&crc32c(band))?;
+            self.push(chunk)?;
+            self.push(&crc32c(chunk))?;
             self.index.extend(offset.to_le_bytes());
-            self.index.extend(geometry.chunk_bytes().to_le_bytes());
+            self.index.extend(((chunk.len() + CHECKSUM) as u64).to_le_bytes());
         }
+        self.packer = packer;
         self.poisoned = false;
         Ok(())
     }

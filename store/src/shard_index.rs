@@ -5,16 +5,20 @@ use crate::array::ArraySpec;
 use crate::checksum::{CHECKSUM, crc32c, differs};
 use crate::chunk::CHECKSUM_BYTES;
 use crate::shard::{EMPTY, ENTRY_BYTES};
-use crate::{Error, Result};
+use crate::{Compression, Error, Result};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Where the chunks of one shard start. Their length is the array's.
+/// Where the chunks of one shard lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardIndex {
     /// For each row and band, in order; [`EMPTY`] where the row has no features.
     offsets: Vec<u64>,
+    /// Their bytes, checksum included, where they are compressed; else all have the array's and none is here.
+    lengths: Vec<u32>,
+    chunk_bytes: u64,
     bands: usize,
     /// Where the index starts: the end of the payload.
     start: u64,
@@ -29,8 +33,8 @@ impl ShardIndex {
 
     /// Reads the index of shard `k` of `array` from `file`, `file_bytes` long; `path` is for messages.
     ///
-    /// [`Error::Corrupt`] if the file is too short, the checksum does not fit, a chunk has another length
-    /// than the array's, is not aligned, overlaps its predecessor or leaves the payload, a row has only
+    /// [`Error::Corrupt`] if the file is too short, the checksum does not fit, a chunk has a length that the
+    /// array's cannot have, is not aligned, overlaps its predecessor or leaves the payload, a row has only
     /// some of its bands, or a row has a chunk that the array does not have.
     pub fn read(file: &File, file_bytes: u64, array: &ArraySpec, k: u64, path: &Path) -> Result<Self> {
         let bytes = Self::bytes(array);
@@ -65,7 +69,11 @@ impl ShardIndex {
 
         let bands = array.geometry.bands as usize;
         let present_rows = usize::try_from(array.shard_rows(k)).unwrap_or(usize::MAX);
-        let mut offsets = Vec::with_capacity(entries.len() / size_of::<[u64; 2]>());
+        let geometry = array.geometry;
+        let chunks = entries.len() / size_of::<[u64; 2]>();
+        let mut offsets = Vec::with_capacity(chunks);
+        let is_compressed = geometry.compression != Compression::None;
+        let mut lengths = Vec::with_capacity(if is_compressed { chunks } else { 0 });
         let mut end = 0;
         for (i, entry) in entries.as_chunks::<8>().0.as_chunks::<2>().0.iter().enumerate() {
             let (row, band) = (i / bands, i % bands);
@@ -81,13 +89,14 @@ impl ShardIndex {
                 if row >= present_rows {
                     return Err(bad("a chunk beyond the array's rows"));
                 }
-                if bytes != array.geometry.chunk_bytes() {
+                if !geometry.can_have(bytes) {
+                    let most = if is_compressed { "at most " } else { "" };
                     return Err(bad(&format!(
-                        "expected {} bytes, found {bytes}",
-                        array.geometry.chunk_bytes()
+                        "expected {most}{} bytes, found {bytes}",
+                        geometry.chunk_bytes()
                     )));
                 }
-                if !offset.is_multiple_of(array.geometry.alignment()) || offset < end {
+                if !offset.is_multiple_of(geometry.alignment()) || offset < end {
                     return Err(bad(&format!("offset {offset} is not aligned or overlaps")));
                 }
                 end = offset
@@ -96,22 +105,32 @@ impl ShardIndex {
                     .ok_or_else(|| bad(&format!("offset {offset} is outside the payload")))?;
             }
             offsets.push(offset);
+            if is_compressed {
+                // `ChunkGeometry::compressed` has bounded the lengths of those that exist.
+                lengths.push(u32::try_from(bytes).unwrap_or(u32::MAX));
+            }
         }
-        Ok(Self { offsets, bands, start })
+        Ok(Self { offsets, lengths, chunk_bytes: geometry.chunk_bytes(), bands, start })
     }
 
-    /// Offset of a band of a row of the shard; `None` if the row has no features or does not exist.
-    pub fn chunk(&self, row: u64, band: u32) -> Option<u64> {
+    /// Bytes of the file that a band of a row of the shard lies in, its checksum included; `None` if the row
+    /// has no features or does not exist.
+    pub fn chunk(&self, row: u64, band: u32) -> Option<Range<u64>> {
         let band = usize::try_from(band).ok().filter(|band| *band < self.bands)?;
-        let i = usize::try_from(row).ok()?.checked_mul(self.bands)?.checked_add(band)?;
-        self.offsets.get(i).copied().filter(|offset| *offset != EMPTY)
+        self.place(usize::try_from(row).ok()?.checked_mul(self.bands)?.checked_add(band)?)
     }
 
-    /// Chunks that exist, in file order: row of the shard, band, offset.
-    pub fn chunks(&self) -> impl Iterator<Item = (u64, u32, u64)> {
-        let place = |i: usize| ((i / self.bands) as u64, u32::try_from(i % self.bands).unwrap_or(u32::MAX));
-        let present = self.offsets.iter().enumerate().filter(|(_, offset)| **offset != EMPTY);
-        present.map(move |(i, offset)| (place(i).0, place(i).1, *offset))
+    /// Chunks that exist, in file order: row of the shard, band, bytes of the file.
+    pub fn chunks(&self) -> impl Iterator<Item = (u64, u32, Range<u64>)> {
+        let name = |i: usize| ((i / self.bands) as u64, u32::try_from(i % self.bands).unwrap_or(u32::MAX));
+        let present = (0..self.offsets.len()).filter_map(|i| Some((i, self.place(i)?)));
+        present.map(move |(i, place)| (name(i).0, name(i).1, place))
+    }
+
+    fn place(&self, i: usize) -> Option<Range<u64>> {
+        let offset = self.offsets.get(i).copied().filter(|offset| *offset != EMPTY)?;
+        let bytes = self.lengths.get(i).map_or(self.chunk_bytes, |length| u64::from(*length));
+        Some(offset..offset + bytes)
     }
 
     /// Where the index starts in the file.
@@ -121,7 +140,7 @@ impl ShardIndex {
 
     /// Bytes that this index takes in memory.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.offsets.capacity() * size_of::<u64>()
+        self.offsets.capacity() * size_of::<u64>() + self.lengths.capacity() * size_of::<u32>()
     }
 }
 
@@ -164,8 +183,10 @@ mod tests {
             assert_eq!(index.chunks().count(), 2 * g.bands as usize);
             assert_eq!((index.chunk(1, 0), index.chunk(3, 0), index.chunk(0, g.bands)), (None, None, None));
             let mut end = 0;
-            for (row, band, offset) in index.chunks() {
-                assert_eq!(index.chunk(row, band), Some(offset));
+            for (row, band, chunk) in index.chunks() {
+                assert_eq!(index.chunk(row, band), Some(chunk.clone()));
+                let offset = chunk.start;
+                assert_eq!(chunk.end, offset + g.chunk_bytes());
                 assert_eq!(offset, g.next_offset(end));
                 assert_eq!(offset % g.alignment(), 0);
                 let (payload, crc) = bytes[offset as usize..][..g.chunk_bytes() as usize]
@@ -234,6 +255,33 @@ mod tests {
             assert!(error.contains(message), "{error}");
         }
         assert!(parse(&good[..3], 0).is_err());
+        // Compressed chunks have lengths of their own, within bounds.
+        let array = array.clone().compressed(Compression::Zstd).unwrap();
+        let most = array.geometry.chunk_bytes();
+        let parse = |entries: &[[u64; 2]]| {
+            let mut bytes: Vec<u8> = entries.iter().flatten().flat_map(|v| v.to_le_bytes()).collect();
+            bytes.extend(crc32c(&bytes));
+            ShardIndex::parse(&bytes, 1000, &array, 0, Path::new("s"))
+        };
+        let good = [[0, 20], [20, most], [EMPTY, EMPTY], [110, 5]];
+        let index = parse(&good).unwrap();
+        assert_eq!(
+            [0, 1, 2, 3].map(|row| index.chunk(row, 0)),
+            [Some(0..20), Some(20..20 + most), None, Some(110..115)]
+        );
+        for (i, entry, message) in [
+            (1, [20, most + 1], "expected at most"),
+            (1, [20, 4], "expected at most"),
+            (1, [20, 0], "expected at most"),
+            (1, [20, u64::MAX], "expected at most"),
+            (1, [19, 20], "overlaps"),
+            (3, [996, 5], "outside"),
+        ] {
+            let mut bad = good;
+            bad[i] = entry;
+            let error = parse(&bad).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
         let banded = ArraySpec::new("a".into(), 2, 2, Size::new(2, 1 << 10), 1 << 12, DType::Bf16).unwrap();
         assert_eq!(banded.geometry.bands, 4 / 2);
         let entries = [[0, banded.geometry.chunk_bytes()], [EMPTY, EMPTY], [EMPTY; 2], [EMPTY; 2]];

@@ -8,7 +8,7 @@ use crate::layout::{Layout, PLAN, ROOT, affine_name, check_name};
 use crate::plan::Plan;
 use crate::table::TableFile;
 use crate::zarr::{document_bytes, hierarchy, parse_document, root_document};
-use crate::{Compression, Encodings, Error, Fingerprint, Recipe, Result};
+use crate::{Encodings, Error, Fingerprint, Recipe, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -195,7 +195,7 @@ pub(crate) fn check_encodings(recipe: &Recipe, encodings: &Encodings) -> Result<
         for level in &recipe.levels {
             let Some(encoding) = encodings.of(&level.name) else { continue };
             encoding.check(level)?;
-            if encoding.projection.is_some() || encoding.compression != Compression::None {
+            if encoding.projection.is_some() {
                 return Err(Error::invalid(format!(
                     "encoding {encoding}: expected one that stores hold yet"
                 )));

@@ -4,6 +4,7 @@
 use crate::array::{ArraySpec, LevelArrays};
 use crate::band::Part;
 use crate::checksum::{CHECKSUM, Crc32c, differs};
+use crate::compression::Unpacker;
 use crate::layout::{self, Layout};
 use crate::manifest::Manifest;
 use crate::open_shard::{OpenShard, check_array_document};
@@ -12,10 +13,11 @@ use crate::spec::MAX_DOCUMENT_BYTES;
 use crate::staged::Digest;
 use crate::storage::{FsStorage, Storage};
 use crate::table::record::{self, FileEntry};
-use crate::{Error, OpenOptions, Result, RowId, Status, Store, Unit};
+use crate::{Compression, Error, OpenOptions, Result, RowId, Status, Store, Unit};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -254,8 +256,15 @@ fn check_shard(
             _ => {}
         }
     }
-    for (row, band, offset) in shard.index.chunks() {
-        if let Some(what) = check_chunk(&shard, offset, array.geometry.payload_bytes(), block)? {
+    let mut frame = Frame::default();
+    for (row, band, chunk) in shard.index.chunks() {
+        let wrong = match check_chunk(&shard, &chunk, block)? {
+            None if array.geometry.compression != Compression::None => {
+                frame.check(&shard, &chunk, array.geometry.payload_bytes())?
+            }
+            wrong => wrong,
+        };
+        if let Some(what) = wrong {
             note(row, &format!("band {band}: {what}"));
         } else if part == Part::Affine && band + 1 == array.geometry.bands {
             let read = read_affine(&shard, array, row)?;
@@ -271,38 +280,55 @@ fn check_shard(
 fn read_affine(shard: &OpenShard, array: &ArraySpec, row: u64) -> Result<Vec<u8>> {
     let band_bytes = usize::try_from(array.geometry.payload_bytes()).unwrap_or(usize::MAX);
     let mut bytes = Vec::new();
-    for offset in (0..array.geometry.bands).filter_map(|band| shard.index.chunk(row, band)) {
+    for chunk in (0..array.geometry.bands).filter_map(|band| shard.index.chunk(row, band)) {
         let start = bytes.len();
         bytes.resize(start + band_bytes, 0);
-        let read = shard.file.read_exact_at(bytes.get_mut(start..).unwrap_or_default(), offset);
+        let read = shard.file.read_exact_at(bytes.get_mut(start..).unwrap_or_default(), chunk.start);
         read.map_err(Error::io(&shard.path))?;
     }
     Ok(bytes)
 }
 
-/// What is wrong with the chunk at `offset`, read in blocks.
-fn check_chunk(
-    shard: &OpenShard,
-    offset: u64,
-    payload_bytes: u64,
-    block: &mut [u8],
-) -> Result<Option<String>> {
-    let read = |bytes: &mut [u8], at: u64| {
-        shard.file.read_exact_at(bytes, at).map_err(|e| match e.kind() {
-            ErrorKind::UnexpectedEof => Error::corrupt(&shard.path, "the file ends inside a chunk"),
-            _ => Error::io(&shard.path)(e),
-        })
-    };
-    let (mut crc, mut at, end) = (Crc32c::new(), offset, offset.saturating_add(payload_bytes));
+/// A compressed chunk and what it holds: at most 512 MiB, used again.
+#[derive(Default)]
+struct Frame {
+    packed: Vec<u8>,
+    unpacked: Vec<u8>,
+    unpacker: Unpacker,
+}
+
+impl Frame {
+    /// What is wrong with a chunk whose checksum is right.
+    fn check(&mut self, shard: &OpenShard, chunk: &Range<u64>, payload_bytes: u64) -> Result<Option<String>> {
+        // `ChunkGeometry::compressed` has bounded both.
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        self.packed.resize(bytes((chunk.end - chunk.start).saturating_sub(CHECKSUM as u64)), 0);
+        self.unpacked.resize(bytes(payload_bytes), 0);
+        read_exact(shard, &mut self.packed, chunk.start)?;
+        Ok(self.unpacker.unpack(&self.packed, &mut self.unpacked).err())
+    }
+}
+
+fn read_exact(shard: &OpenShard, bytes: &mut [u8], at: u64) -> Result<()> {
+    shard.file.read_exact_at(bytes, at).map_err(|e| match e.kind() {
+        ErrorKind::UnexpectedEof => Error::corrupt(&shard.path, "the file ends inside a chunk"),
+        _ => Error::io(&shard.path)(e),
+    })
+}
+
+/// Whether the bytes of a chunk have the checksum behind them, read in blocks; what is wrong if not.
+fn check_chunk(shard: &OpenShard, chunk: &Range<u64>, block: &mut [u8]) -> Result<Option<String>> {
+    let end = chunk.end.saturating_sub(CHECKSUM as u64);
+    let (mut crc, mut at) = (Crc32c::new(), chunk.start);
     while at < end {
         let bytes = usize::try_from(end - at).unwrap_or(usize::MAX).min(block.len());
         let Some(block) = block.get_mut(..bytes) else { break };
-        read(block, at)?;
+        read_exact(shard, block, at)?;
         crc.update(block);
         at += bytes as u64;
     }
     let mut stored = [0; CHECKSUM];
-    read(&mut stored, end)?;
+    read_exact(shard, &mut stored, end)?;
     let computed = crc.finish();
     Ok((stored != computed).then(|| differs(stored, computed)))
 }

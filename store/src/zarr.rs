@@ -3,7 +3,8 @@
 
 use crate::array::ArraySpec;
 use crate::canonical::first_difference;
-use crate::{ElementType, Error, Result};
+use crate::compression::ZSTD_LEVEL;
+use crate::{Compression, ElementType, Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +22,14 @@ pub fn group_document() -> Value {
 /// level do so by their scales.
 pub fn array_document(array: &ArraySpec) -> Value {
     let little = json!({ "name": "bytes", "configuration": { "endian": "little" } });
-    let codecs = json!([little, { "name": "crc32c" }]);
+    let index_codecs = json!([little, { "name": "crc32c" }]);
+    let codecs = match array.geometry.compression {
+        Compression::None => index_codecs.clone(),
+        Compression::Zstd => {
+            let zstd = json!({ "name": "zstd", "configuration": { "level": ZSTD_LEVEL, "checksum": false } });
+            json!([little, zstd, { "name": "crc32c" }])
+        }
+    };
     let (height, width, channels) = (array.cells.height, array.cells.width, array.channels);
     let fill_value = match array.element {
         ElementType::Float(_) => json!("NaN"),
@@ -44,7 +52,7 @@ pub fn array_document(array: &ArraySpec) -> Value {
             "configuration": {
                 "chunk_shape": [1, array.geometry.band_rows, width, channels],
                 "codecs": codecs,
-                "index_codecs": codecs,
+                "index_codecs": index_codecs,
                 "index_location": "end",
             },
         }],

@@ -66,10 +66,11 @@ fn block(shape: [usize; 3], seed: u64) -> Block {
     Block { shape, dtype: DType::F32, bytes }
 }
 
-/// Values as they are.
-const PLAIN: &str = "bf16,p3=f16,p4=f32";
-/// Codes: of many channels, of an odd number of them, of one.
-const QUANTISED: &str = "p2=int8,p3=e4m3fn,p4=int4,p5=int8";
+/// Values as they are, and compressed.
+const PLAIN: [&str; 2] = ["bf16,p3=f16,p4=f32", "bf16+zstd,p3=f16+zstd,p4=f32+zstd"];
+/// Codes: of many channels, of an odd number of them, of one; and compressed.
+const QUANTISED: [&str; 2] =
+    ["p2=int8,p3=e4m3fn,p4=int4,p5=int8", "p2=int8+zstd,p3=e4m3fn+zstd,p4=int4+zstd,p5=int8+zstd"];
 
 /// Two buckets, several shards each, every fourth row without features.
 fn written(path: &Path, encodings: &str) -> Store {
@@ -141,8 +142,12 @@ fn dump(store: &Store) -> Vec<Dumped> {
 
 #[test]
 fn zarrs_reads_the_same_bytes() {
+    PLAIN.into_iter().for_each(check_plain);
+}
+
+fn check_plain(encodings: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let store = written(folder.path(), PLAIN);
+    let store = written(folder.path(), encodings);
     let files = Arc::new(FilesystemStore::new(folder.path()).unwrap());
     let root = Group::open(files.clone(), "/").unwrap();
     assert!(root.consolidated_metadata().is_some());
@@ -176,8 +181,12 @@ fn zarrs_reads_the_same_bytes() {
 /// The formula of the arrays' attributes, in our words.
 #[test]
 fn zarrs_decodes_quantised_levels_to_the_same_values() {
+    QUANTISED.into_iter().for_each(check_quantised);
+}
+
+fn check_quantised(encodings: &str) {
     let folder = tempfile::tempdir().unwrap();
-    let store = written(folder.path(), QUANTISED);
+    let store = written(folder.path(), encodings);
     let files = Arc::new(FilesystemStore::new(folder.path()).unwrap());
     for ours in dump(&store) {
         let payload = Array::open(files.clone(), &format!("/{}", ours.path)).unwrap();
@@ -209,7 +218,7 @@ fn zarrs_decodes_quantised_levels_to_the_same_values() {
             for (i, expected) in expected.iter().enumerate() {
                 let (cell, channel) = (i / c as usize, i % c as usize);
                 let byte = |at: usize| codes[cell * stored as usize + at];
-                let number = match attribute("encoding").as_str() {
+                let number = match attribute("encoding").trim_end_matches("+zstd") {
                     "int8" => f32::from(byte(channel).cast_signed()),
                     "int4" => f32::from(byte(channel / 2) >> (channel % 2 * 4) & 15),
                     "e4m3fn" => e4m3fn(byte(channel)),
@@ -249,7 +258,7 @@ fn tensorstore_reads_the_same_bytes() {
         featcache_tests::skipped("no Python with tensorstore: cargo xtask test fetches it where it can");
         return;
     };
-    for encodings in [PLAIN, QUANTISED] {
+    for encodings in PLAIN.into_iter().chain(QUANTISED) {
         println!("{}", compare(&python, encodings));
     }
 }

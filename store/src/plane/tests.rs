@@ -1,6 +1,7 @@
 //! Shards are written, then read in every way that the read plane has, and compared with what was
 //! written; then they are damaged.
 
+mod compressed;
 mod quantised;
 
 use super::*;
