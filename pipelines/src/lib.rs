@@ -2,9 +2,10 @@
 //!
 //! Modules in reading order: what was typed ([`cli`], [`config`]); what it names ([`dataset`], [`model`],
 //! [`machine`]); what is done ([`command`]) and how it is stopped ([`interrupt`]); what a store's levels
-//! look like ([`level`], [`pyramid`], [`picture`]), what the demo draws ([`scene`]), what this machine has
+//! look like ([`level`], [`pyramid`], [`picture`]) and which bases some are held in ([`calibration`]), what the demo draws ([`scene`]), what this machine has
 //! ([`doctor`]); and what people see of it all ([`progress`], [`report`], [`exit`]).
 
+pub mod calibration;
 pub mod cli;
 pub mod command;
 pub mod config;

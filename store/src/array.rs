@@ -3,8 +3,10 @@
 
 use crate::chunk::ChunkGeometry;
 use crate::{
-    Bucket, Compression, DType, ElementType, Encoding, Encodings, Error, LevelSpec, Result, Size, layout,
+    Bucket, Compression, DType, ElementType, Encoding, Encodings, Error, LevelSpec, Projection, Projections,
+    Result, Size, layout,
 };
+use std::sync::Arc;
 
 /// Inner chunks of a shard at most: what its index may claim.
 pub(crate) const MAX_SHARD_CHUNKS: u64 = u32::MAX as u64;
@@ -148,6 +150,8 @@ fn attributes(level: &LevelSpec, encoding: Encoding) -> Vec<(&'static str, Strin
 pub struct StoreArrays {
     /// Bucket, level.
     arrays: Vec<Vec<LevelArrays>>,
+    /// By level, of those that are held as coefficients.
+    projections: Vec<Option<Arc<Projection>>>,
 }
 
 impl StoreArrays {
@@ -155,7 +159,18 @@ impl StoreArrays {
     /// can have its shape.
     pub fn new(buckets: &[Bucket], levels: &[LevelSpec], encodings: &Encodings) -> Result<Self> {
         let arrays = buckets.iter().map(|bucket| bucket_arrays(bucket, levels, encodings));
-        Ok(Self { arrays: arrays.collect::<Result<_>>()? })
+        Ok(Self { arrays: arrays.collect::<Result<_>>()?, projections: Vec::new() })
+    }
+
+    /// The same arrays with the bases of their levels, without which coefficients are all that can be read.
+    pub fn with_projections(self, levels: &[LevelSpec], projections: &Projections) -> Self {
+        let of_level = |level: &LevelSpec| projections.of(&level.name).map(Arc::clone);
+        Self { projections: levels.iter().map(of_level).collect(), ..self }
+    }
+
+    /// The projection of a level (by number).
+    pub(crate) fn projection(&self, level: usize) -> Option<&Projection> {
+        self.projections.get(level)?.as_deref()
     }
 
     /// Arrays of a level (by number) of a bucket (by number).

@@ -2,7 +2,7 @@
 
 use crate::array::{ArraySpec, LevelArrays, StoreArrays};
 use crate::fetch::LevelRead;
-use crate::{Compression, DType, Error, NumberFormat, Result};
+use crate::{Compression, DType, Error, NumberFormat, Projected, Result};
 use std::ops::Range;
 
 /// Rows of cells `start..end` of the coarsest level asked for; of every finer level the cells above the
@@ -29,9 +29,9 @@ pub(crate) struct RequestedLevel<'a> {
     /// Number of the level in the store.
     pub(crate) number: usize,
     pub(crate) arrays: &'a LevelArrays,
-    pub(crate) read: LevelRead,
+    pub(crate) read: LevelRead<'a>,
     /// Its scales and offsets, of a quantised level.
-    pub(crate) read_affine: Option<LevelRead>,
+    pub(crate) read_affine: Option<LevelRead<'a>>,
     /// Rows of cells that are wanted.
     pub(crate) cells: Range<u32>,
 }
@@ -40,15 +40,16 @@ impl<'a> RequestedLevel<'a> {
     /// The levels of a request, in its order. [`Error::Invalid`] for a level or bucket that the store does
     /// not have, or a band that is empty or leaves the map.
     pub(crate) fn resolve(
-        arrays: &'a StoreArrays,
+        of_store: &'a StoreArrays,
         bucket: usize,
         levels: &[usize],
         band: Option<RowBand>,
         dtype: Option<DType>,
+        projected: Projected,
     ) -> Result<Vec<Self>> {
         let unknown =
             || Error::invalid(format!("the store has no bucket {bucket} or no level of {levels:?}"));
-        let found = levels.iter().map(|level| arrays.level(bucket, *level).ok_or_else(unknown));
+        let found = levels.iter().map(|level| of_store.level(bucket, *level).ok_or_else(unknown));
         let found = found.collect::<Result<Vec<_>>>()?;
         let coarsest = found.iter().map(|arrays| arrays.stride).max().unwrap_or(1);
         let resolve = |(number, arrays): (&usize, &'a LevelArrays)| {
@@ -56,7 +57,8 @@ impl<'a> RequestedLevel<'a> {
             let read = LevelRead {
                 payload_bytes: payload_bytes(&arrays.payload),
                 cell_bytes: arrays.payload.channels as usize * arrays.payload.element.bytes(),
-                channels: arrays.channels as usize,
+                numbers: arrays.coefficients as usize,
+                projection: of_store.projection(*number).filter(|_| projected == Projected::Channels),
                 format: encoding.format,
                 compression: encoding.compression,
                 dtype: dtype.unwrap_or(encoding.value_dtype()),
@@ -64,7 +66,8 @@ impl<'a> RequestedLevel<'a> {
             let read_affine = arrays.affine.as_ref().map(|array| LevelRead {
                 payload_bytes: payload_bytes(array),
                 cell_bytes: array.channels as usize * array.element.bytes(),
-                channels: array.channels as usize,
+                numbers: array.channels as usize,
+                projection: None,
                 format: NumberFormat::F32,
                 compression: Compression::None,
                 dtype: DType::F32,
@@ -79,7 +82,7 @@ impl<'a> RequestedLevel<'a> {
     }
 
     /// The level's array of a kind; `None` if it has none.
-    pub(crate) fn array(&self, part: Part) -> Option<(&'a ArraySpec, &LevelRead)> {
+    pub(crate) fn array(&self, part: Part) -> Option<(&'a ArraySpec, &LevelRead<'a>)> {
         match part {
             Part::Payload => Some((&self.arrays.payload, &self.read)),
             Part::Affine => self.arrays.affine.as_ref().zip(self.read_affine.as_ref()),
@@ -104,7 +107,7 @@ impl<'a> RequestedLevel<'a> {
 
     /// Scales and offsets of a row; none of a level that is not quantised.
     pub(crate) fn affine_values(&self) -> usize {
-        if self.read_affine.is_some() { 2 * self.read.channels } else { 0 }
+        if self.read_affine.is_some() { 2 * self.read.numbers } else { 0 }
     }
 
     /// The level's name.
@@ -116,7 +119,7 @@ impl<'a> RequestedLevel<'a> {
     pub(crate) fn shape(&self, rows: usize) -> [usize; 4] {
         let side = |side: u32| usize::try_from(side).unwrap_or(usize::MAX);
         let height = self.cells.end - self.cells.start;
-        [rows, side(height), side(self.arrays.payload.cells.width), side(self.arrays.channels)]
+        [rows, side(height), side(self.arrays.payload.cells.width), self.read.channels()]
     }
 
     /// The bands that hold the wanted rows of cells.
@@ -127,7 +130,7 @@ impl<'a> RequestedLevel<'a> {
 
     /// The wanted bytes of a band's payload, and how many bytes of the batch they become.
     fn window(&self, band: u32) -> (Range<usize>, usize) {
-        let LevelArrays { payload, channels, .. } = self.arrays;
+        let payload = &self.arrays.payload;
         let geometry = payload.geometry;
         let first = band * geometry.band_rows;
         let from = self.cells.start.max(first) - first;
@@ -136,7 +139,7 @@ impl<'a> RequestedLevel<'a> {
         let row_bytes = usize::try_from(geometry.row_bytes).unwrap_or(usize::MAX);
         let window = from as usize * row_bytes..to as usize * row_bytes;
         let cells = (to - from) as usize * payload.cells.width as usize;
-        (window, cells * *channels as usize * self.read.dtype.bytes())
+        (window, cells * self.read.channels() * self.read.dtype.bytes())
     }
 }
 

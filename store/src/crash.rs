@@ -2,7 +2,7 @@
 //! whole. Compiled for tests only.
 
 use crate::faulty::{Fault, FaultyStorage};
-use crate::fixture::{encodings, features, folder_in_memory, listing, recipe};
+use crate::fixture::{self, encodings, features, folder_in_memory, listing, recipe};
 use crate::table::record;
 use crate::*;
 use std::collections::BTreeMap;
@@ -23,7 +23,13 @@ pub(crate) fn options(storage: FaultyStorage) -> WriterOptions {
 }
 
 pub(crate) fn open(path: &Path, storage: FaultyStorage) -> Result<StoreWriter> {
-    StoreWriter::create_or_resume(path, &recipe(), &encodings(), || Ok(listing(SAMPLES)), options(storage))
+    StoreWriter::create_or_resume(
+        path,
+        &recipe(),
+        &encodings(),
+        || Ok(fixture::contents(SAMPLES)),
+        options(storage),
+    )
 }
 
 fn fill(writer: &StoreWriter, unit: &Unit) -> Result<UnitWriter> {
@@ -41,7 +47,7 @@ pub(crate) fn extract(path: &Path, storage: FaultyStorage) -> Result<Finish> {
 fn extract_few(path: &Path, storage: FaultyStorage) -> Result<Finish> {
     let mut recipe = recipe();
     recipe.views.truncate(1);
-    let list = || Ok(listing(FEW_SAMPLES));
+    let list = || Ok(fixture::contents(FEW_SAMPLES));
     work(&StoreWriter::create_or_resume(path, &recipe, &encodings(), list, options(storage))?)
 }
 
@@ -189,7 +195,7 @@ fn finishing_twice_changes_nothing_and_listing_is_asked_once() {
         folder.path(),
         &recipe(),
         &encodings(),
-        || panic!("the store has a plan"),
+        || -> Result<Listing> { panic!("the store has a plan") },
         options(FaultyStorage::sound()),
     )
     .unwrap();
@@ -336,8 +342,8 @@ fn features_that_are_no_numbers_fail_their_row_and_say_what_was_written() {
     let RowOutcome::Features { blocks, .. } = &outcome else { panic!("it has features") };
     let elements = |level: usize| blocks[level].shape.iter().product::<usize>() as u64;
     let Appended::Features { bytes } = rows.append(outcome.clone()).unwrap() else { panic!("it is written") };
-    // Codes, eight scales and offsets, and f32; and a few bytes of checksums.
-    let payload = elements(0) + 8 * 8 + elements(1) * 4;
+    // Codes, eight scales and offsets, and five of 16 numbers in f32; and a few bytes of checksums.
+    let payload = elements(0) + 8 * 8 + elements(1) / 16 * 5 * 4;
     assert!((payload..payload + 64).contains(&bytes), "{bytes} bytes of a payload of {payload}");
     drop(rows);
     extract(folder.path(), FaultyStorage::sound()).unwrap();
@@ -376,7 +382,8 @@ fn stores_of_something_else_are_refused_with_the_field_that_differs() {
     let attempt = |recipe: &Recipe, encodings: &Encodings, change: fn(&mut WriterOptions)| {
         let mut options = options(FaultyStorage::sound());
         change(&mut options);
-        match StoreWriter::create_or_resume(folder.path(), recipe, encodings, || panic!(), options) {
+        let list = || -> Result<Listing> { panic!("the store has a plan") };
+        match StoreWriter::create_or_resume(folder.path(), recipe, encodings, list, options) {
             Err(Error::RecipeMismatch { field, expected, found, .. }) => (field, expected, found),
             other => panic!("{other:?}"),
         }
@@ -389,7 +396,7 @@ fn stores_of_something_else_are_refused_with_the_field_that_differs() {
     assert_eq!(found, text(("preprocess.resampler", "pillow-bicubic-hv", "pillow-bilinear-hv")));
     let f32s = Encodings::uniform(&recipe().levels, NumberFormat::F32);
     let found = attempt(&recipe(), &f32s, |_| ());
-    assert_eq!(found, text(("encodings", "p2=f32,p3=f32", "p2=int8,p3=f32")));
+    assert_eq!(found, text(("encodings", "p2=f32,p3=f32", "p2=int8,p3=pca5+f32")));
     let found = attempt(&recipe(), &encodings(), |o| o.shard_bytes = Some(1));
     assert_eq!(found, text(("shard_bytes", "1", "4096")));
     let found = attempt(&recipe(), &encodings(), |o| {

@@ -14,6 +14,7 @@ pub(crate) struct Encoder {
     projection: Option<Arc<Projection>>,
     /// Of a projected level.
     coefficients: Block,
+    strip: Strip,
     /// Of values that are held as they are, in another type than the block's.
     converted: Vec<u8>,
     quantiser: Option<Quantiser>,
@@ -42,7 +43,8 @@ impl Encoder {
         }
         let quantiser = encoding.is_quantised().then(Quantiser::default);
         let coefficients = Block { shape: [0; 3], dtype: DType::F32, bytes: Vec::new() };
-        Ok(Self { encoding, projection, coefficients, converted: Vec::new(), quantiser })
+        let (strip, converted) = Default::default();
+        Ok(Self { encoding, projection, coefficients, strip, converted, quantiser })
     }
 
     /// Encodes a block: rounded to nearest, ties to even. Says why its row can have no features if an
@@ -53,7 +55,7 @@ impl Encoder {
     pub(crate) fn encode(&mut self, block: &Block) -> Result<std::result::Result<(), &'static str>> {
         check_bytes(block)?;
         if let Some(projection) = &self.projection
-            && let Err(what) = projection.project(block, &mut self.coefficients)?
+            && let Err(what) = projection.project(block, &mut self.coefficients, &mut self.strip)?
         {
             return Ok(Err(what));
         }

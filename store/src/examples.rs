@@ -6,7 +6,9 @@ use crate::run::Run;
 use crate::spec::Spec;
 use crate::table::record::RecordHeader;
 use crate::zarr::{array_document, check_document, group_document};
-use crate::{Bucket, DEFAULT_SHARD_BYTES, LevelArrays, LevelSpec, NumberFormat, RowId, Size};
+use crate::{
+    Bucket, DEFAULT_SHARD_BYTES, Encoding, Encodings, LevelArrays, LevelSpec, NumberFormat, RowId, Size,
+};
 use serde_json::json;
 use std::path::Path;
 
@@ -49,6 +51,9 @@ fn the_zarr_documents_of_the_format_page_are_what_the_code_writes() {
     let bucket = Bucket { unit_rows, ..bucket };
     let array = LevelArrays::new(&bucket, &level, NumberFormat::Bf16.into()).unwrap().payload;
     check_document(Path::new("array"), &array_document(&array), &document("array")).unwrap();
+    let encodings = Encodings::uniform(std::slice::from_ref(&level), "pca32".parse::<Encoding>().unwrap());
+    let bases = crate::projections::documents(std::slice::from_ref(&level), &encodings);
+    check_document(Path::new("basis"), &bases["projections/p2/basis"], &document("basis")).unwrap();
 }
 
 #[test]
@@ -60,6 +65,9 @@ fn the_limits_of_the_format_page_are_those_of_the_code() {
         ("`pad_divisor`", crate::recipe::MAX_PAD_DIVISOR.into()),
         ("channels of a level", crate::recipe::MAX_CHANNELS.into()),
         ("one sample of one level, bytes", crate::chunk::MAX_SAMPLE_BYTES),
+        ("the same of a level with `+zstd`", crate::chunk::MAX_COMPRESSED_SAMPLE_BYTES),
+        ("payload of a chunk of such a level, bytes", crate::chunk::MAX_COMPRESSED_CHUNK_BYTES),
+        ("elements of a basis", crate::projection::MAX_ELEMENTS as u64),
         ("inner chunks of a shard", crate::array::MAX_SHARD_CHUNKS),
         ("key, source, error, name of a category, bytes", crate::plan::MAX_TEXT_BYTES as u64),
         ("error as our writer keeps it, characters", crate::plan::MAX_REASON_CHARS as u64),

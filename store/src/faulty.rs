@@ -137,7 +137,9 @@ impl Storage for FaultyStorage {
             let name = to.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             let folder = to.parent().unwrap();
             let is_record = layout::record_number(name).is_some();
-            let is_root = name == layout::ROOT && !to.to_str().unwrap().contains(layout::FEATURES);
+            let below = [layout::FEATURES, layout::PROJECTIONS];
+            let is_root =
+                name == layout::ROOT && !to.components().any(|c| below.iter().any(|b| c.as_os_str() == *b));
             if !state.dead && (is_record || is_root || name == layout::MANIFEST) {
                 // Records of other units may still wait for their syncs when this one appears.
                 let of_records = |path: &Path| path.components().any(|c| c.as_os_str() == layout::UNITS);

@@ -6,8 +6,10 @@
 use crate::checksum::{CHECKSUM, Crc32c, crc32c};
 use crate::chunk::CHUNK_ALIGNMENT;
 use crate::compression::Unpacker;
+use crate::encoder::decode;
 use crate::open_shard::OpenShard;
-use crate::{Compression, DType, NumberFormat};
+use crate::projection::Strip;
+use crate::{Compression, DType, NumberFormat, Projection};
 use std::fs::File;
 use std::io::{ErrorKind, IoSliceMut};
 use std::ops::Range;
@@ -23,18 +25,31 @@ const MAX_GAP: u64 = CHUNK_ALIGNMENT;
 
 /// What all chunks of one requested level share.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct LevelRead {
+pub(crate) struct LevelRead<'a> {
     /// Bytes of a chunk's payload.
     pub(crate) payload_bytes: usize,
-    /// Bytes of a cell in it, and the values that they stand for.
+    /// Bytes of a cell in it, and the numbers that they stand for.
     pub(crate) cell_bytes: usize,
-    pub(crate) channels: usize,
+    pub(crate) numbers: usize,
+    /// What makes channels of them, if they are coefficients and not to be handed out as such.
+    pub(crate) projection: Option<&'a Projection>,
     /// How its numbers are held.
     pub(crate) format: NumberFormat,
     /// What was done to its chunks.
     pub(crate) compression: Compression,
     /// What the batch holds.
     pub(crate) dtype: DType,
+}
+
+impl LevelRead<'_> {
+    /// Elements of a cell in the batch.
+    pub(crate) fn channels(&self) -> usize {
+        self.projection.map_or(self.numbers, Projection::channels)
+    }
+
+    fn decode(&self, payload: &[u8], affine: &[f32], target: &mut [u8], strip: &mut Strip) {
+        decode(self.format, self.projection, payload, affine, target, self.dtype, strip);
+    }
 }
 
 /// One chunk to read.
@@ -45,7 +60,7 @@ pub(crate) struct Piece<'a> {
     pub(crate) offset: u64,
     /// Its bytes there, checksum included.
     pub(crate) bytes: usize,
-    pub(crate) level: &'a LevelRead,
+    pub(crate) level: &'a LevelRead<'a>,
     /// Scales and offsets of the row, of a quantised level; else empty.
     pub(crate) affine: &'a [f32],
     /// Bytes of the payload that are wanted: whole cells.
@@ -96,7 +111,8 @@ impl Piece<'_> {
 
     /// Whether the whole payload is wanted, and as it is.
     fn is_as_held(&self) -> bool {
-        self.level.format.payload_element() == self.level.dtype.into()
+        self.level.projection.is_none()
+            && self.level.format.payload_element() == self.level.dtype.into()
             && self.window == (0..self.level.payload_bytes)
     }
 
@@ -124,12 +140,13 @@ pub(crate) struct Scratch {
     packed: Vec<u8>,
     unpacked: Vec<u8>,
     unpacker: Unpacker,
+    strip: Strip,
 }
 
 impl Scratch {
     pub(crate) fn new() -> Self {
-        let (packed, unpacked, unpacker) = Default::default();
-        Self { block: vec![0; BLOCK_BYTES + CHECKSUM], packed, unpacked, unpacker }
+        let (packed, unpacked, unpacker, strip) = Default::default();
+        Self { block: vec![0; BLOCK_BYTES + CHECKSUM], packed, unpacked, unpacker, strip }
     }
 
     #[cfg(test)]
@@ -249,7 +266,8 @@ fn fetch_by_blocks(piece: &mut Piece<'_>, verify: bool) -> Result<(), Fault> {
 
 /// A chunk of which only a window is wanted, or that has to be converted: through scratch, block by block.
 fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> Result<(), Fault> {
-    let LevelRead { payload_bytes, cell_bytes, channels, format, dtype, .. } = *piece.level;
+    let level = piece.level;
+    let LevelRead { payload_bytes, cell_bytes, dtype, .. } = *level;
     let (window, affine) = (piece.window.clone(), piece.affine);
     // Whole cells at a time; one has at most 2^20 channels.
     let step = (BLOCK_BYTES / cell_bytes.max(1)).max(1) * cell_bytes;
@@ -274,9 +292,9 @@ fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> 
         }
         let inside = window.start.clamp(at, at + length) - at..window.end.clamp(at, at + length) - at;
         let payload = block.get(inside).unwrap_or_default();
-        let bytes = payload.len() / cell_bytes.max(1) * channels * dtype.bytes();
+        let bytes = payload.len() / cell_bytes.max(1) * level.channels() * dtype.bytes();
         let (now, later) = target.split_at_mut(bytes.min(target.len()));
-        format.decode(payload, affine, now, dtype);
+        level.decode(payload, affine, now, &mut scratch.strip);
         target = later;
         at += length;
     }
@@ -290,7 +308,6 @@ fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> 
 /// A compressed chunk: as a whole, whatever of it is wanted.
 fn fetch_packed(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> Result<(), Fault> {
     let as_held = piece.is_as_held();
-    let LevelRead { payload_bytes, format, dtype, .. } = *piece.level;
     let packed = room(&mut scratch.packed, piece.bytes);
     if let Err((cause, _)) = read_exact(&piece.shard.file, &mut [IoSliceMut::new(packed)], piece.offset) {
         return Err(piece.fault(cause));
@@ -302,13 +319,14 @@ fn fetch_packed(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> R
             return Err(piece.fault(Cause::Checksum { expected: *stored, found }));
         }
     }
-    let unpacked = if as_held { &mut *piece.target } else { room(&mut scratch.unpacked, payload_bytes) };
+    let unpacked =
+        if as_held { &mut *piece.target } else { room(&mut scratch.unpacked, piece.level.payload_bytes) };
     if let Err(what) = scratch.unpacker.unpack(frame, unpacked) {
         return Err(piece.fault(Cause::Frame(what)));
     }
     if !as_held {
         let payload = scratch.unpacked.get(piece.window.clone()).unwrap_or_default();
-        format.decode(payload, piece.affine, piece.target, dtype);
+        piece.level.decode(payload, piece.affine, piece.target, &mut scratch.strip);
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 use crate::bucket::Unit;
 use crate::layout;
 use crate::manifest::{Manifest, SplitCounts};
+use crate::projections;
 use crate::spec::MAX_DOCUMENT_BYTES;
 use crate::staged::{Digest, TEMPORARY_PREFIX, write_file};
 use crate::table::record::{self, FileEntry, Record};
@@ -76,6 +77,15 @@ fn complete(shared: &Shared) -> Result<Manifest> {
         let digest = Digest::of_file(&full)?;
         digest.check(&full, hash)?;
         files.push(entry(path, digest));
+    }
+    for (level, hashes) in &spec.projections {
+        for (path, hash) in projections::chunks(level).iter().zip([&hashes.basis_blake3, &hashes.mean_blake3])
+        {
+            let full = shared.layout.path(path);
+            let digest = Digest::of_file(&full)?;
+            digest.check(&full, hash)?;
+            files.push(entry(path, digest));
+        }
     }
     for (path, expected) in spec.documents(plan)? {
         let (full, expected) = (shared.layout.path(&path), Digest::of(&expected));
@@ -151,6 +161,7 @@ fn count(shared: &Shared, outcomes: &[Outcome]) -> BTreeMap<String, SplitCounts>
 /// obstacle and stays.
 pub(crate) fn remove_leftovers(shared: &Shared, is_leftover: &dyn Fn(&str) -> bool) {
     let mut folders: BTreeSet<String> = [String::new(), layout::RUNS.to_owned()].into();
+    folders.extend(projections::documents(&shared.spec.recipe.levels, &shared.spec.encodings).into_keys());
     for bucket in shared.plan.buckets() {
         let arrays = shared.spec.encodings.iter().flat_map(|(level, encoding)| {
             let affine = encoding.is_quantised().then(|| layout::affine_name(level));

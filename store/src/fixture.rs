@@ -4,8 +4,8 @@ use crate::listing::Label;
 use crate::sink::{FeatureSink, UnitSink};
 use crate::{
     Annotation, BackboneSpec, Block, Category, Compute, DType, Encodings, LevelSpec, ListedSample, Listing,
-    Plan, Preprocess, Projection, Recipe, ResizeRule, RowId, RowOutcome, SampleKey, Size, StoreWriter, Unit,
-    ViewSpec, WriterOptions,
+    NewStore, Plan, Preprocess, Projection, Projections, Recipe, ResizeRule, RowId, RowOutcome, SampleKey,
+    Size, StoreWriter, Unit, ViewSpec, WriterOptions,
 };
 use std::path::Path;
 
@@ -93,9 +93,16 @@ pub(crate) fn listing(count: usize) -> Listing {
     listing
 }
 
-/// One level quantised, in two arrays, and one as it is.
+/// One level quantised, in two arrays, and one as coefficients of a basis.
 pub(crate) fn encodings() -> Encodings {
-    Encodings::parse("p2=int8,p3=f32", &recipe().levels).unwrap()
+    Encodings::parse("p2=int8,p3=pca5+f32", &recipe().levels).unwrap()
+}
+
+/// [`listing`] and the basis that [`encodings`] need.
+pub(crate) fn contents(count: usize) -> NewStore {
+    let mut projections = Projections::default();
+    projections.insert("p3", projection(5, 16));
+    NewStore { listing: listing(count), projections }
 }
 
 /// Some orthonormal directions of `c` channels: rows of a reflection.
@@ -136,8 +143,8 @@ pub(crate) fn features(plan: &Plan, id: RowId) -> RowOutcome {
 /// A store of which every unit but the last is committed.
 pub(crate) fn unfinished(path: &Path) -> StoreWriter {
     let options = WriterOptions { shard_bytes: Some(20_000), ..WriterOptions::default() };
-    let listing = || Ok(listing(40));
-    let writer = StoreWriter::create_or_resume(path, &recipe(), &encodings(), listing, options).unwrap();
+    let contents = || Ok(contents(40));
+    let writer = StoreWriter::create_or_resume(path, &recipe(), &encodings(), contents, options).unwrap();
     let units = writer.missing_units().unwrap();
     for unit in units.iter().take(units.len() - 1) {
         commit(&writer, unit);

@@ -3,7 +3,7 @@
 
 use crate::crash::{FEW_SAMPLES, assert_equal, contents, extract, open, options, undisturbed};
 use crate::faulty::FaultyStorage;
-use crate::fixture::{encodings, folder_in_memory, listing, recipe};
+use crate::fixture::{self, encodings, folder_in_memory, recipe};
 use crate::*;
 use std::path::Path;
 
@@ -105,7 +105,7 @@ fn impossible_arrays_are_corruptions_of_the_root_document() {
     // 2^20 channels of 2^20 cells in binary32 would pass 1 TiB a sample.
     recipe.preprocess.resize = ResizeRule::Square { side: 8192 };
     (recipe.levels[0].stride, recipe.levels[1].stride) = (1, 1);
-    let list = || Ok(listing(FEW_SAMPLES));
+    let list = || Ok(fixture::contents(FEW_SAMPLES));
     let encodings = encodings();
     let options = || options(FaultyStorage::sound());
     StoreWriter::create_or_resume(folder.path(), &recipe, &encodings, list, options()).unwrap();
@@ -122,8 +122,14 @@ fn impossible_arrays_are_corruptions_of_the_root_document() {
     std::fs::write(&root, document.to_string()).unwrap();
     for error in [
         Store::open(folder.path(), OpenOptions { incomplete: true }).unwrap_err(),
-        StoreWriter::create_or_resume(folder.path(), &spec.recipe, &encodings, || panic!(), options())
-            .unwrap_err(),
+        StoreWriter::create_or_resume(
+            folder.path(),
+            &spec.recipe,
+            &encodings,
+            || -> Result<Listing> { panic!() },
+            options(),
+        )
+        .unwrap_err(),
     ] {
         let text = error.to_string();
         assert!(matches!(error, Error::Corrupt { path, .. } if path == root), "{text}");

@@ -5,6 +5,7 @@ use crate::array::ArraySpec;
 use crate::layout::{Layout, ROOT};
 use crate::zarr::{array_document, check_document, parse_document};
 use crate::{Error, Result, ShardIndex};
+use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read;
@@ -43,11 +44,16 @@ pub(crate) fn open(path: &Path) -> Result<File> {
 
 /// Checks that an array's document on disk is the one that its spec implies.
 pub(crate) fn check_array_document(layout: &Layout, array: &ArraySpec) -> Result<()> {
-    let path = layout.resolve(&layout.path(ROOT), &array.document_path())?;
+    check_document_of(layout, &array.document_path(), &array_document(array))
+}
+
+/// Checks that the document at a path relative to the store is the expected one.
+pub(crate) fn check_document_of(layout: &Layout, relative: &str, expected: &Value) -> Result<()> {
+    let path = layout.resolve(&layout.path(ROOT), relative)?;
     let mut bytes = Vec::new();
     let file = open(&path)?;
     file.take(MAX_ARRAY_DOCUMENT_BYTES).read_to_end(&mut bytes).map_err(Error::io(&path))?;
-    check_document(&path, &array_document(array), &parse_document(&bytes, &path)?)
+    check_document(&path, expected, &parse_document(&bytes, &path)?)
 }
 
 /// Open shards, least recently used out first. Bounded in files and in index memory; what a batch is

@@ -9,7 +9,7 @@ use crate::fetch::{Cause, Fault, Piece, PiecePlace, Scratch, fetch};
 use crate::open_shard::{ArrayPlace, OpenShard, ShardCache};
 use crate::quantised::Affine;
 use crate::read_pool::ReadPool;
-use crate::{DType, Error, Result, RowId};
+use crate::{DType, Error, Projected, Result, RowId};
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,6 +49,8 @@ pub(crate) struct PlaneOptions {
     pub(crate) drop_pages: bool,
     /// Element type of the batch; the encoding's own if `None`.
     pub(crate) dtype: Option<DType>,
+    /// As what levels of coefficients are handed out.
+    pub(crate) projected: Projected,
 }
 
 /// The state that reading needs: open shards, threads, scratch memory.
@@ -96,7 +98,7 @@ impl ReadPlane {
         name: &dyn Fn(usize) -> String,
     ) -> Result<()> {
         batch.begin(request.ids);
-        let levels = resolve_levels(arrays, request, options.dtype)?;
+        let levels = resolve_levels(arrays, request, options.dtype, options.projected)?;
         self.sort(&levels, request)?;
         // Chunks before memory: what a hostile spec claims is only believed once a file holds a row of that
         // size.
@@ -211,7 +213,7 @@ impl ReadPlane {
 
     /// The file ranges that a request touches, merged where contiguous: what `bench read` compares with.
     pub(crate) fn ranges(&mut self, arrays: &StoreArrays, request: &Request<'_>) -> Result<Vec<FileRange>> {
-        let levels = resolve_levels(arrays, request, None)?;
+        let levels = resolve_levels(arrays, request, None, Projected::Channels)?;
         self.sort(&levels, request)?;
         let mut ranges: Vec<FileRange> = Vec::new();
         let order = std::mem::take(&mut self.order);
@@ -362,8 +364,9 @@ fn resolve_levels<'a>(
     arrays: &'a StoreArrays,
     request: &Request<'_>,
     dtype: Option<DType>,
+    projected: Projected,
 ) -> Result<Vec<RequestedLevel<'a>>> {
-    RequestedLevel::resolve(arrays, request.bucket, request.levels, request.band, dtype)
+    RequestedLevel::resolve(arrays, request.bucket, request.levels, request.band, dtype, projected)
 }
 
 fn no_features(shard: &OpenShard, name: &str, level: &RequestedLevel<'_>) -> Error {

@@ -132,6 +132,7 @@ impl Projection {
         &self,
         block: &Block,
         coefficients: &mut Block,
+        strip: &mut Strip,
     ) -> Result<std::result::Result<(), &'static str>> {
         let ([h, w, c], k) = (block.shape, self.coefficients());
         if c != self.channels() {
@@ -142,7 +143,6 @@ impl Projection {
         }
         coefficients.shape = [h, w, k];
         coefficients.bytes.resize(h * w * k * size_of::<f32>(), 0);
-        let mut strip = Strip::default();
         let cells = strip_cells(c);
         let targets = coefficients.bytes.chunks_mut(cells * k * size_of::<f32>());
         for (bytes, target) in block.bytes.chunks(cells * c * block.dtype.bytes()).zip(targets) {

@@ -6,7 +6,7 @@ use crate::band::RowBand;
 use crate::bucket::{Bucket, bucket_of};
 use crate::open_shard::ShardCache;
 use crate::plane::{FileRange, PlaneOptions, ReadPlane, Request};
-use crate::{Batch, DType, Error, LevelId, Result, RowId, SampleRow, Status, Store, layout};
+use crate::{Batch, DType, Error, LevelId, Projected, Result, RowId, SampleRow, Status, Store, layout};
 use std::cell::{RefCell, RefMut};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +29,8 @@ pub struct ReadOptions {
     pub pages: PagePolicy,
     /// Element type of the batch; `None` is each level's own, without any conversion.
     pub dtype: Option<DType>,
+    /// As what levels that are held as coefficients are handed out.
+    pub projected: Projected,
     /// Shard files kept open. Zero is one.
     pub open_files: usize,
 }
@@ -40,6 +42,7 @@ impl Default for ReadOptions {
             threads: DEFAULT_READ_THREADS,
             pages: PagePolicy::Keep,
             dtype: None,
+            projected: Projected::Channels,
             open_files: DEFAULT_OPEN_FILES,
         }
     }
@@ -126,6 +129,7 @@ impl Reader {
             verify: self.options.verify == Verify::On,
             drop_pages: self.options.pages == PagePolicy::Drop,
             dtype: self.options.dtype,
+            projected: self.options.projected,
         };
         let name = |position: usize| match rows.get(position).and_then(|id| self.row(*id)) {
             Some(row) => format!("row {} (sample {}/{}, view {})", row.id, row.split, row.key, row.view),
@@ -199,9 +203,9 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::OpenOptions;
     use crate::fixture::{commit, features, unfinished};
     use crate::sink::{FeatureSink, RowOutcome};
-    use crate::{OpenOptions, Projected};
 
     #[test]
     fn every_row_comes_back_or_says_why_not() {
@@ -225,8 +229,10 @@ mod tests {
                         let (name, block) = (&store.recipe().levels[level].name, &blocks[level]);
                         let encoding = store.encodings().of(name).unwrap();
                         let dtype = encoding.value_dtype();
-                        let expected =
-                            encoding.round_trip(block, None, Projected::Channels, dtype).unwrap().repeat(2);
+                        let expected = encoding
+                            .round_trip(block, store.projections().of(name), Projected::Channels, dtype)
+                            .unwrap()
+                            .repeat(2);
                         assert!(batch.level(i).bytes == expected, "row {} level {name}", row.id);
                         assert_eq!(batch.level(i).shape[1..], block.shape);
                     }

@@ -6,12 +6,13 @@ use crate::bucket::Bucket;
 use crate::canonical::to_value;
 use crate::layout::{Layout, PLAN, ROOT, affine_name, check_name};
 use crate::plan::Plan;
+use crate::projections::{self, ProjectionHashes, projected};
 use crate::table::TableFile;
 use crate::zarr::{document_bytes, hierarchy, parse_document, root_document};
-use crate::{Encodings, Error, Fingerprint, Recipe, Result};
+use crate::{Encodings, Error, Fingerprint, Projections, Recipe, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The format that this version writes, and the newest that it reads.
@@ -44,6 +45,9 @@ pub struct Spec {
     pub annotations_blake3: String,
     /// BLAKE3 of `categories.parquet`.
     pub categories_blake3: String,
+    /// The bases of the levels that are held as coefficients, by level.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub projections: BTreeMap<String, ProjectionHashes>,
 }
 
 /// Which dataset a store's samples come from.
@@ -102,6 +106,14 @@ impl Spec {
             )));
         }
         check_encodings(&self.recipe, &self.encodings)?;
+        let expected: BTreeSet<&str> =
+            projected(&self.recipe.levels, &self.encodings).map(|(level, _)| level.name.as_str()).collect();
+        if !self.projections.keys().map(String::as_str).eq(expected.iter().copied()) {
+            let shown = |names: Vec<&str>| if names.is_empty() { "none".into() } else { names.join(", ") };
+            let expected = shown(expected.into_iter().collect());
+            let found: String = shown(self.projections.keys().map(String::as_str).collect());
+            return Err(Error::invalid(format!("projections: expected those of {expected}, found {found}")));
+        }
         if !self.dataset.splits.is_sorted_by(|a, b| a < b) {
             let splits = self.dataset.splits.join(", ");
             return Err(Error::invalid(format!("dataset.splits: expected sorted names, found {splits}")));
@@ -122,6 +134,11 @@ impl Spec {
     pub(crate) fn arrays(&self, layout: &Layout, buckets: &[Bucket]) -> Result<StoreArrays> {
         StoreArrays::new(buckets, &self.recipe.levels, &self.encodings)
             .map_err(|error| Error::corrupt(layout.path(ROOT), error.to_string()))
+    }
+
+    /// The projections of the store at `layout`, checked against this spec and its hashes.
+    pub(crate) fn read_projections(&self, layout: &Layout) -> Result<Projections> {
+        Projections::read(layout, &self.recipe.levels, &self.encodings, &self.projections)
     }
 
     /// Refuses a store at `path` that is not what this run would write, with the field that differs.
@@ -176,7 +193,8 @@ impl Spec {
         for bucket in plan.buckets() {
             levels.extend(bucket_arrays(bucket, &self.recipe.levels, &self.encodings)?);
         }
-        let below = hierarchy(levels.iter().flat_map(LevelArrays::iter));
+        let mut below = hierarchy(levels.iter().flat_map(LevelArrays::iter));
+        below.extend(projections::documents(&self.recipe.levels, &self.encodings));
         let root = root_document(&to_value(self), &below);
         let mut documents: BTreeMap<String, Vec<u8>> = below
             .iter()
@@ -195,11 +213,6 @@ pub(crate) fn check_encodings(recipe: &Recipe, encodings: &Encodings) -> Result<
         for level in &recipe.levels {
             let Some(encoding) = encodings.of(&level.name) else { continue };
             encoding.check(level)?;
-            if encoding.projection.is_some() {
-                return Err(Error::invalid(format!(
-                    "encoding {encoding}: expected one that stores hold yet"
-                )));
-            }
         }
         let taken = encodings.iter().filter(|(_, encoding)| encoding.is_quantised());
         let mut taken = taken.map(|(level, _)| affine_name(level));

@@ -12,8 +12,8 @@ use crate::storage::{FsStorage, Storage};
 use crate::table::annotations::Annotations;
 use crate::table::{self, TableFile, record, samples};
 use crate::{
-    Annotation, Category, Encodings, Error, Fingerprint, LevelId, LevelSpec, Recipe, Result, RowId,
-    SampleKey, Size,
+    Annotation, Category, Encodings, Error, Fingerprint, LevelId, LevelSpec, Projections, Recipe, Result,
+    RowId, SampleKey, Size,
 };
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -35,6 +35,7 @@ pub struct Store {
     rows: Arc<[SampleRow]>,
     buckets: Arc<[Bucket]>,
     arrays: Arc<StoreArrays>,
+    projections: Projections,
     missing: Vec<Unit>,
     categories: Vec<Category>,
     annotations: OnceLock<Annotations>,
@@ -95,6 +96,8 @@ impl Store {
         let spec = Spec::parse(&root_bytes, &root)?;
         let plan = spec.read_plan(&layout)?;
         let arrays = spec.arrays(&layout, plan.buckets())?;
+        let projections = spec.read_projections(&layout)?;
+        let arrays = arrays.with_projections(&spec.recipe.levels, &projections);
         let categories = TableFile::checked(&layout, layout::CATEGORIES, &spec.categories_blake3)?;
         let categories = table::categories::read(categories)?;
 
@@ -122,6 +125,7 @@ impl Store {
             rows: rows.into(),
             buckets: buckets.into(),
             arrays: Arc::new(arrays),
+            projections,
             missing,
             categories,
             annotations: OnceLock::new(),
@@ -157,6 +161,11 @@ impl Store {
     /// How each level is held on disk.
     pub fn encodings(&self) -> &Encodings {
         &self.spec.encodings
+    }
+
+    /// The bases of the levels that are held as coefficients.
+    pub fn projections(&self) -> &Projections {
+        &self.projections
     }
 
     /// The manifest; `None` if the store is not finished.

@@ -67,10 +67,11 @@ impl UnitWriter {
                 let staged = Staged::create(&shared.storage, &shared.layout.path(&path))?;
                 Ok(StagedShard { path, writer: ShardWriter::new(staged, array, unit.number)? })
             };
+            let projection = shared.projections.of(&spec.name).map(Arc::clone);
             levels.push(LevelWriter {
                 name: spec.name.clone(),
                 shape: spec.shape(bucket.size),
-                encoder: Encoder::new(arrays.encoding, None, spec.channels as usize)?,
+                encoder: Encoder::new(arrays.encoding, projection, spec.channels as usize)?,
                 payload: start(&arrays.payload)?,
                 affine: arrays.affine.as_ref().map(start).transpose()?,
             });

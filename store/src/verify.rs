@@ -8,6 +8,7 @@ use crate::compression::Unpacker;
 use crate::layout::{self, Layout};
 use crate::manifest::Manifest;
 use crate::open_shard::{OpenShard, check_array_document};
+use crate::projections;
 use crate::quantised::Affine;
 use crate::spec::MAX_DOCUMENT_BYTES;
 use crate::staged::Digest;
@@ -152,6 +153,16 @@ fn expected_files(
         match storage.file_len(&layout.path(name)) {
             Ok(bytes) => files.push(FileEntry { path: name.to_owned(), bytes, blake3: blake3.clone() }),
             Err(error) => found.note(error)?,
+        }
+    }
+    for (level, hashes) in &spec.projections {
+        for (path, blake3) in
+            projections::chunks(level).into_iter().zip([&hashes.basis_blake3, &hashes.mean_blake3])
+        {
+            match storage.file_len(&layout.path(&path)) {
+                Ok(bytes) => files.push(FileEntry { path, bytes, blake3: blake3.clone() }),
+                Err(error) => found.note(error)?,
+            }
         }
     }
     for (bucket, number) in committed(store) {

@@ -13,7 +13,7 @@ use crate::staged::{Staged, TEMPORARY_PREFIX, write_file};
 use crate::storage::{FsStorage, Storage, Wait};
 use crate::table;
 use crate::unit::UnitWriter;
-use crate::{Encodings, Error, Listing, Recipe, Result};
+use crate::{Encodings, Error, NewStore, Projections, Recipe, Result};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -51,23 +51,25 @@ pub(crate) struct Shared {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) layout: Layout,
     pub(crate) spec: Spec,
+    pub(crate) projections: Projections,
     pub(crate) plan: Plan,
     pub(crate) poison: Poison,
 }
 
 impl StoreWriter {
-    /// Opens the store at `path` for writing, creating it if there is none. `listing` is asked only for a
-    /// new store.
+    /// Opens the store at `path` for writing, creating it if there is none. `contents` is asked only for a
+    /// new store: a listing, or a [`NewStore`] where levels are held as coefficients. Whoever resumes takes
+    /// the bases that are there.
     ///
     /// # Errors
     /// [`Error::RecipeMismatch`] if the store at `path` is of another recipe, encoding, dataset or shard
     /// size; [`Error::TooNew`] if it is of a later format; [`Error::Invalid`] if the folder holds
-    /// something else, or recipe and listing make no plan.
-    pub fn create_or_resume(
+    /// something else, recipe and listing make no plan, or the bases are not those that the encodings need.
+    pub fn create_or_resume<C: Into<NewStore>>(
         path: &Path,
         recipe: &Recipe,
         encodings: &Encodings,
-        listing: impl FnOnce() -> Result<Listing>,
+        contents: impl FnOnce() -> Result<C>,
         options: WriterOptions,
     ) -> Result<Self> {
         recipe.check()?;
@@ -84,7 +86,7 @@ impl StoreWriter {
             let lock = storage.lock(&lock_path, Wait::Block)?;
             let created = match storage.exists(&root)? {
                 true => Ok(()),
-                false => create(&layout, recipe, encodings, listing, &options),
+                false => create(&layout, recipe, encodings, || Ok(contents()?.into()), &options),
             };
             if let Err(error) = storage.remove(&lock_path) {
                 // Finishing the store removes it.
@@ -101,8 +103,8 @@ impl StoreWriter {
         spec.check_same(path, recipe, encodings, options.dataset.as_ref(), options.shard_bytes)?;
         let plan = spec.read_plan(&layout)?;
         spec.arrays(&layout, plan.buckets())?;
-        let poison = Poison::default();
-        let shared = Shared { storage: options.storage, layout, spec, plan, poison };
+        let (projections, poison) = (spec.read_projections(&layout)?, Poison::default());
+        let shared = Shared { storage: options.storage, layout, spec, projections, plan, poison };
         remove_leftovers(&shared, &|name| name.starts_with(TEMPORARY_PREFIX));
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -174,12 +176,13 @@ fn create(
     layout: &Layout,
     recipe: &Recipe,
     encodings: &Encodings,
-    listing: impl FnOnce() -> Result<Listing>,
+    contents: impl FnOnce() -> Result<NewStore>,
     options: &WriterOptions,
 ) -> Result<()> {
     let storage = &options.storage;
     refuse_foreign_folder(storage, layout)?;
-    let listing = listing()?;
+    let NewStore { listing, projections } = contents()?;
+    projections.check(&recipe.levels, encodings)?;
     let shard_bytes = options.shard_bytes.unwrap_or(DEFAULT_SHARD_BYTES);
     let plan = Plan::new(recipe, &listing, shard_bytes)?;
     let splits: BTreeSet<&str> = listing.samples.iter().map(|sample| sample.split.as_str()).collect();
@@ -219,6 +222,7 @@ fn create(
             &path(layout::CATEGORIES),
             &listing.categories,
         )?)?,
+        projections: projections.write(storage, layout)?,
     };
     spec.check()?;
     let mut documents = spec.documents(&plan)?;
@@ -259,7 +263,7 @@ fn refuse_foreign_folder(storage: &Arc<dyn Storage>, layout: &Layout) -> Result<
                 (!table::is_ours(&layout.path(table))).then(|| table.to_owned())
             }
             // Creation makes these when the tables are there.
-            layout::FEATURES | layout::UNITS
+            layout::FEATURES | layout::UNITS | layout::PROJECTIONS
                 if TABLES.iter().all(|table| names.iter().any(|n| n == table)) =>
             {
                 first_foreign(storage, layout, name, MAX_FOLDERS)?
@@ -298,8 +302,9 @@ fn first_foreign(
     };
     for name in names {
         let path = format!("{folder}/{name}");
-        let is_document = name == layout::ROOT && folder.starts_with(layout::FEATURES);
-        if is_document || name.starts_with(TEMPORARY_PREFIX) {
+        let is_document = name == layout::ROOT && !folder.starts_with(layout::UNITS);
+        let is_projection = folder.starts_with(layout::PROJECTIONS) && (name == "c.0" || name == "c.0.0");
+        if is_document || is_projection || name.starts_with(TEMPORARY_PREFIX) {
             continue;
         }
         let foreign = match levels {

@@ -66,12 +66,35 @@ pub fn array_document(array: &ArraySpec) -> Value {
 pub fn hierarchy<'a>(arrays: impl IntoIterator<Item = &'a ArraySpec>) -> BTreeMap<String, Value> {
     let mut documents = BTreeMap::new();
     for array in arrays {
-        for (end, _) in array.path.match_indices('/') {
-            documents.entry(array.path.chars().take(end).collect()).or_insert_with(group_document);
-        }
-        documents.insert(array.path.clone(), array_document(array));
+        add_array(&mut documents, &array.path, array_document(array));
     }
     documents
+}
+
+/// Adds the document of the array at `path`, and of each group on the way to it.
+pub(crate) fn add_array(documents: &mut BTreeMap<String, Value>, path: &str, document: Value) {
+    for (end, _) in path.match_indices('/') {
+        documents.entry(path.chars().take(end).collect()).or_insert_with(group_document);
+    }
+    documents.insert(path.to_owned(), document);
+}
+
+/// Document of an array of numbers in binary32 that is one chunk: its sides and their names.
+pub(crate) fn plain_array_document(sides: &[(u64, &str)]) -> Value {
+    let shape: Vec<u64> = sides.iter().map(|(side, _)| *side).collect();
+    let names: Vec<&str> = sides.iter().map(|(_, name)| *name).collect();
+    json!({
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": "float32",
+        "chunk_grid": { "name": "regular", "configuration": { "chunk_shape": shape } },
+        "chunk_key_encoding": { "name": "default", "configuration": { "separator": "." } },
+        "fill_value": "NaN",
+        "codecs": [{ "name": "bytes", "configuration": { "endian": "little" } }, { "name": "crc32c" }],
+        "dimension_names": names,
+        "attributes": {},
+    })
 }
 
 /// The root group: `spec` under `attributes.featcache`, and the hierarchy as consolidated metadata, so

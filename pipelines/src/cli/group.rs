@@ -133,7 +133,11 @@ pub struct LoaderArgs {
 /// How features lie on disk.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgs {
-    /// Encoding: one for all levels (bf16, f16, f32, int8, int4, e4m3fn), one a level, or both (int8,p5=bf16).
+    /// Encoding: one for all levels, one a level (p2=int8,p3=bf16), or both (int8,p5=bf16).
+    ///
+    /// An encoding is [pcaK+]FORMAT[+zstd]. FORMAT: bf16, f16, f32; int8, int4, e4m3fn with scales a row and channel.
+    /// pcaK: K coefficients a cell in a basis that is calibrated on a sample of rows (pca64 is pca64+bf16).
+    /// zstd: chunks are compressed on top.
     #[arg(long, default_value = "bf16", value_name = "ENCODINGS")]
     pub store: String,
     /// Size of a shard of the finest level, in MiB.

@@ -1,5 +1,6 @@
 //! `featcache extract`: the pipeline from pictures to a finished store; the same command resumes.
 
+use crate::calibration::{self, CALIBRATION_SEED, Calibration, DEFAULT_CALIBRATION_ROWS};
 use crate::cli::ExtractArgs;
 use crate::dataset::Pictures;
 use crate::exit::{ExitCode, failure};
@@ -7,13 +8,15 @@ use crate::model::Model;
 use crate::progress::{Progress, bytes, duration};
 use crate::report::Report;
 use crate::{interrupt, machine};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use featcache_extractor::counters::Counters;
 use featcache_extractor::extract::{self, Ended, Extraction};
+use featcache_extractor::preprocess;
 use featcache_extractor::source::Source;
 use featcache_extractor::worker::Worker;
 use featcache_store::{
-    Encodings, Error, FeatureSink, Finish, Licence, OpenOptions, Status, Store, StoreWriter, WriterOptions,
+    Encodings, Error, FeatureSink, Finish, Licence, Listing, NewStore, OpenOptions, Plan, Projections, RowId,
+    Status, Store, StoreWriter, WriterOptions,
 };
 use serde::Serialize;
 use std::sync::Arc;
@@ -81,20 +84,59 @@ fn open(args: &ExtractArgs, pictures: &Pictures, model: &Model) -> Result<StoreW
         licence: Licence { weights: args.weights_licence.clone(), images: args.images_licence.clone() },
         ..WriterOptions::default()
     };
-    // The store asks for the listing only if there is none yet, and speaks only of its own errors.
-    let mut unlisted = None;
-    let list = || {
-        pictures.list(&model.recipe.preprocess).map_err(|error| {
+    // The store asks for its contents only if there are none yet, and speaks only of its own errors.
+    let mut failed = None;
+    let contents = || {
+        let listing = pictures.list(&model.recipe.preprocess).map_err(anyhow::Error::from);
+        let contents = listing.and_then(|listing| {
+            let projections = calibrate(args, model, &encodings, &listing)?;
+            Ok(NewStore { listing, projections })
+        });
+        contents.map_err(|error| {
             let what = error.to_string();
-            unlisted = Some(error);
+            failed = Some(error);
             Error::invalid(what)
         })
     };
-    let writer = StoreWriter::create_or_resume(&args.out, &model.recipe, &encodings, list, options);
-    if let Some(error) = unlisted {
-        return Err(error.into());
+    let writer = StoreWriter::create_or_resume(&args.out, &model.recipe, &encodings, contents, options);
+    if let Some(error) = failed {
+        return Err(error);
     }
     Ok(writer?)
+}
+
+/// The bases of the levels that are held as coefficients, from the features of some rows of the plan.
+fn calibrate(
+    args: &ExtractArgs,
+    model: &Model,
+    encodings: &Encodings,
+    listing: &Listing,
+) -> Result<Projections> {
+    let recipe = &model.recipe;
+    let mut calibration = Calibration::new(&recipe.levels, encodings)?;
+    if calibration.is_empty() {
+        return Ok(Projections::default());
+    }
+    let plan = Plan::new(recipe, listing, args.store.shard_mib << 20)?;
+    let placed = plan.rows().iter().zip(0u64..).filter(|(row, _)| row.place.is_ok()).map(|(_, id)| id);
+    let ids = calibration::sample(placed, DEFAULT_CALIBRATION_ROWS, CALIBRATION_SEED);
+    log::info!("calibrating the bases of projected levels on {} rows", ids.len());
+    let source = Source::new(&args.dataset.root, recipe)?;
+    let levels: Vec<usize> = calibration.levels().collect();
+    for row in ids.into_iter().filter_map(|id| plan.row(RowId(id))) {
+        let prepared = source.prepare(&row.source, &row.view, &row.place)?;
+        // A picture that does not decode will be recorded as such; here it counts for nothing.
+        let (Ok(input), Ok(place)) = (prepared.input, &row.place) else { continue };
+        let device = model.backbone.device();
+        let pixels = preprocess::collate(&[input], place.bucket, &recipe.preprocess, device)?;
+        let maps = model.backbone.forward(&pixels)?; // each [1, h, w, c]
+        for &level in &levels {
+            let map =
+                model.kept.get(level).and_then(|&kept| maps.get(kept)).context("a level without map")?;
+            calibration.add(level, map)?;
+        }
+    }
+    calibration.finish()
 }
 
 /// Does the units that are missing, and finishes the store if none is left.

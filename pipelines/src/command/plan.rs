@@ -10,8 +10,9 @@ use anyhow::{Context, Result};
 use featcache_extractor::preprocess;
 use featcache_extractor::source::Source;
 use featcache_store::layout;
+use featcache_store::projections;
 use featcache_store::zarr::hierarchy;
-use featcache_store::{Encodings, LevelArrays, LevelSpec, Plan, PlanRow};
+use featcache_store::{Compression, Encodings, LevelArrays, LevelSpec, Plan, PlanRow};
 use serde::Serialize;
 use std::time::Instant;
 
@@ -32,6 +33,8 @@ struct Outlook {
     buckets: Vec<BucketOutlook>,
     levels: Vec<LevelOutlook>,
     bytes: u64,
+    /// Compressed levels take less than these bytes; nobody knows before how much less.
+    at_most: bool,
     bytes_per_row: f64,
     units: u64,
     files: u64,
@@ -131,6 +134,7 @@ pub(super) fn run(args: &PlanArgs) -> Result<Report> {
             })
             .collect(),
         bytes: total,
+        at_most: encodings.iter().any(|(_, encoding)| encoding.compression != Compression::None),
         bytes_per_row: total as f64 / (rows - unreadable).max(1) as f64,
         units,
         files,
@@ -153,7 +157,10 @@ fn files(plan: &Plan, levels: &[LevelSpec], encodings: &Encodings) -> Result<u64
     }
     let documents = hierarchy(levels_of_buckets.iter().flat_map(LevelArrays::iter)).len() as u64
         + ROOT_FILES.len() as u64;
-    Ok(shards + plan.unit_count() + documents + 1)
+    // Of a basis and of a mean, the document and the only chunk.
+    let of_bases = projections::documents(levels, encodings);
+    let chunks = of_bases.values().filter(|document| document["node_type"] == "array").count();
+    Ok(shards + plan.unit_count() + documents + (of_bases.len() + chunks) as u64 + 1)
 }
 
 /// Times a handful of pictures that are spread over the plan's rows, one by one.
@@ -244,6 +251,9 @@ fn text(outlook: &Outlook) -> String {
     ]);
     out.push('\n');
     out.push_str(&report::table(&["level", "stride", "channels", "encoding", "bytes", "share"], &rows));
+    if outlook.at_most {
+        out.push_str("at most: levels with zstd are counted as if nothing could be compressed\n");
+    }
     if let Some(estimate) = &outlook.estimate {
         out.push_str(&format!(
             "\nestimate  {} on {} with {} threads: {:.2} s/image (median of {}, {:.2} to {:.2})\n",

@@ -8,11 +8,12 @@ use crate::progress::bytes;
 use crate::report::{self, Report};
 use anyhow::{Context, Result};
 use featcache_extractor as extractor;
+use featcache_extractor::extract::block;
 use featcache_extractor::preprocess;
 use featcache_extractor::source::Source;
 use featcache_store::{
-    Batch, Compute, DType, NumberFormat, OpenOptions, Place, ReadOptions, RowId, Run, SampleRow, Status,
-    Store, VerifyOptions,
+    Batch, Compute, DType, Encoding, NumberFormat, OpenOptions, Place, Projected, ReadOptions, RowId, Run,
+    SampleRow, Status, Store, VerifyOptions,
 };
 use serde::Serialize;
 use std::cell::Cell;
@@ -129,6 +130,7 @@ fn against_model(args: &VerifyArgs, count: usize) -> Result<Report> {
         for (position, total) in totals.iter_mut().enumerate() {
             let live =
                 live[model.kept[position]].f_to_device(tch::Device::Cpu)?.f_to_kind(tch::Kind::Float)?;
+            let live = in_its_basis(&store, &names[position], live)?;
             let stored =
                 tch::Tensor::f_from_data_size(batch.level(position).bytes, &live.size(), tch::Kind::Float)?;
             total.add(id, &stored, &live)?;
@@ -155,6 +157,15 @@ fn against_model(args: &VerifyArgs, count: usize) -> Result<Report> {
         (true, true) => ExitCode::Done,
     };
     Report::new(&comparison, text(&comparison)).map(|report| report.ending(code))
+}
+
+/// What of live features the basis of their level keeps: nothing else can be in a store that holds coefficients.
+fn in_its_basis(store: &Store, level: &str, live: tch::Tensor) -> Result<tch::Tensor> {
+    let (projection, encoding) = (store.projections().of(level), store.encodings().of(level));
+    let Some((projection, encoding)) = projection.zip(encoding) else { return Ok(live) };
+    let exact = Encoding { format: NumberFormat::F32, ..encoding };
+    let kept = exact.round_trip(&block(&live, 0)?, Some(projection), Projected::Channels, DType::F32)?;
+    Ok(tch::Tensor::f_from_data_size(&kept, &live.size(), tch::Kind::Float)?)
 }
 
 /// Running sums of one level.

@@ -16,7 +16,8 @@ use proptest::prelude::*;
 use std::fs;
 use std::path::PathBuf;
 
-const VERIFY: PlaneOptions = PlaneOptions { verify: true, drop_pages: false, dtype: None };
+const VERIFY: PlaneOptions =
+    PlaneOptions { verify: true, drop_pages: false, dtype: None, projected: Projected::Channels };
 
 /// Arrays with all their shards on disk; row `empty` of the bucket has no features.
 struct Shards {
@@ -210,7 +211,7 @@ fn every_band_and_every_type() {
         let band = Some(RowBand { start, end });
         for dtype in [None, Some(DType::F32), Some(DType::Bf16), Some(DType::F16)] {
             for verify in [true, false] {
-                let options = PlaneOptions { verify, drop_pages: verify, dtype };
+                let options = PlaneOptions { verify, drop_pages: verify, dtype, ..VERIFY };
                 shards.read(&mut plane, &[1, 4], &[0, 1, 2], band, options, &mut batch).unwrap();
                 shards.check(&batch, &[1, 4], &[0, 1, 2], band, dtype);
             }

@@ -287,7 +287,7 @@ fn projection_rates() {
                 decodes.push(start.elapsed().as_secs_f64());
                 black_box(&mut target);
                 let start = Instant::now();
-                projection.project(black_box(&row), &mut coefficients).unwrap().unwrap();
+                projection.project(black_box(&row), &mut coefficients, &mut strip).unwrap().unwrap();
                 encodes.push(start.elapsed().as_secs_f64() * 8.0);
             }
             let median = |times: &mut Vec<f64>| {
