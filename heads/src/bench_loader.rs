@@ -4,8 +4,8 @@
 use crate::loader::{DEFAULT_PREFETCH_BYTES, Loader, LoaderOptions, Shared, Span};
 use crate::order::{Order, OrderOptions, OrderRow, Position};
 use crate::{Error, Result};
-use featcache_store::raw_read::RawReads;
-use featcache_store::{LevelId, ReadOptions, RowId, Spread, Status, Store, Verify};
+use featcache_store::raw_read::{RawReadOptions, RawReads};
+use featcache_store::{LevelId, PagePolicy, ReadOptions, RowId, Spread, Status, Store, Verify};
 use serde::Serialize;
 use std::time::Instant;
 use tch::{Device, Kind};
@@ -79,7 +79,9 @@ pub fn bench_loader(store: &Store, options: &LoaderBenchOptions) -> Result<Loade
     let mut measurements = Vec::new();
     let mut bytes = 0;
     for &threads in &options.threads {
-        let raw = RawReads::new(store, &visited, &levels, threads, batch)?;
+        let (rows, levels, pages) = (&visited, &levels, PagePolicy::Buffered);
+        let raw = RawReadOptions { rows, levels, band: None, pages, threads, buffers: batch };
+        let raw = RawReads::new(store, &raw)?;
         bytes = raw.bytes();
         for (cold, verify) in [(false, false), (false, true), (true, false), (true, true)] {
             let kind = Pass { store, order: &order, kind: options.kind, threads, cold, verify };

@@ -1,6 +1,6 @@
 //! `featcache doctor`: what this machine has, what is missing, and what to do about it. One check, one line.
 //!
-//! It looks and changes nothing; each check is a file of its own and none can fail: what cannot be found out
+//! It looks and changes nothing (how fast the disk reads is tried with a file that has no name); each check is a file of its own and none can fail: what cannot be found out
 //! is a line that says so.
 
 pub mod cpu;
@@ -86,6 +86,7 @@ pub fn examine(disk: &Path) -> Findings {
         libtorch::cuda(),
         limits::memory(),
         limits::disk(disk),
+        limits::cold_reading(disk),
         limits::open_files(),
         ffmpeg::program("ffmpeg"),
     ];

@@ -17,6 +17,7 @@ pub mod interrupt;
 pub mod level;
 pub mod machine;
 pub mod model;
+pub mod page_choice;
 pub mod picture;
 pub mod progress;
 pub mod pyramid;

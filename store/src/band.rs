@@ -2,6 +2,7 @@
 
 use crate::array::{ArraySpec, LevelArrays, StoreArrays};
 use crate::fetch::LevelRead;
+use crate::plane::Request;
 use crate::{Compression, DType, Error, NumberFormat, Projected, Result};
 use std::ops::Range;
 
@@ -37,22 +38,27 @@ pub(crate) struct RequestedLevel<'a> {
 }
 
 impl<'a> RequestedLevel<'a> {
-    /// The levels of a request, in its order. [`Error::Invalid`] for a level or bucket that the store does
-    /// not have, or a band that is empty or leaves the map.
+    /// Fills `resolved` with the levels of a request, in its order. [`Error::Invalid`] for a level or bucket
+    /// that the store does not have, or a band that is empty or leaves the map.
     pub(crate) fn resolve(
         of_store: &'a StoreArrays,
-        bucket: usize,
-        levels: &[usize],
-        band: Option<RowBand>,
+        request: &Request<'_>,
         dtype: Option<DType>,
         projected: Projected,
-    ) -> Result<Vec<Self>> {
-        let unknown =
-            || Error::invalid(format!("the store has no bucket {bucket} or no level of {levels:?}"));
-        let found = levels.iter().map(|level| of_store.level(bucket, *level).ok_or_else(unknown));
-        let found = found.collect::<Result<Vec<_>>>()?;
-        let coarsest = found.iter().map(|arrays| arrays.stride).max().unwrap_or(1);
-        let resolve = |(number, arrays): (&usize, &'a LevelArrays)| {
+        resolved: &mut Vec<Self>,
+    ) -> Result<()> {
+        let Request { bucket, levels, band, .. } = *request;
+        let level = |number: &usize| {
+            of_store.level(bucket, *number).ok_or_else(|| {
+                Error::invalid(format!("the store has no bucket {bucket} or no level of {levels:?}"))
+            })
+        };
+        let mut coarsest = 1;
+        for number in levels {
+            coarsest = level(number)?.stride.max(coarsest);
+        }
+        for number in levels {
+            let arrays = level(number)?;
             let encoding = arrays.encoding;
             let read = LevelRead {
                 payload_bytes: payload_bytes(&arrays.payload),
@@ -76,9 +82,9 @@ impl<'a> RequestedLevel<'a> {
                 None => 0..arrays.payload.cells.height,
                 Some(band) => cells(band, coarsest, arrays)?,
             };
-            Ok(Self { number: *number, arrays, read, read_affine, cells })
-        };
-        levels.iter().zip(found).map(resolve).collect()
+            resolved.push(Self { number: *number, arrays, read, read_affine, cells });
+        }
+        Ok(())
     }
 
     /// The level's array of a kind; `None` if it has none.

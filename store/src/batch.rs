@@ -154,6 +154,11 @@ impl AlignedBytes {
         Ok(())
     }
 
+    /// Makes the length at least `len`; the content is unspecified.
+    pub(crate) fn grow(&mut self, len: usize) -> std::io::Result<()> {
+        if len > self.len { self.resize(len) } else { Ok(()) }
+    }
+
     pub(crate) fn bytes(&self) -> &[u8] {
         self.memory.as_ref().and_then(|memory| memory.bytes().get(..self.len)).unwrap_or_default()
     }

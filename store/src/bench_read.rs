@@ -1,15 +1,17 @@
-//! How fast random whole samples come back, as a ratio to plain `preadv` of the very same file ranges in
-//! the same run. Measures and returns numbers; draws nothing.
+//! How fast random samples come back, as a ratio to plain reads of the very same file ranges and to copying
+//! as many bytes, in the same run. Measures and returns numbers; draws nothing.
 
-use crate::batch::AlignedBytes;
-use crate::plane::FileRange;
-use crate::{Batch, Error, LevelId, ReadOptions, Reader, Result, RowId, Status, Store, Verify};
+use crate::raw_read::{RawReadOptions, RawReads};
+use crate::{
+    Batch, Error, LevelId, PagePolicy, ReadOptions, Reader, Result, RowBand, RowId, Spread, Status, Store,
+    Verify,
+};
+use copy::Copies;
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::io::IoSliceMut;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
+
+mod copy;
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -39,55 +41,77 @@ pub struct ReadBench {
     pub samples: usize,
     /// Read calls a pass.
     pub batches: usize,
-    /// Bytes read a pass, checksums and gaps included.
+    /// Bytes of the files a pass over whole samples reads, checksums and gaps included.
     pub bytes: u64,
-    /// Contiguous file ranges read a pass.
+    /// Contiguous file ranges of such a pass.
     pub ranges: usize,
-    /// One line for each thread count, cold or warm, with and without checks.
+    /// One line for each kind of pass.
     pub measurements: Vec<ReadMeasurement>,
 }
 
-/// One kind of pass, against raw passes that were interleaved with it.
-#[derive(Debug, Clone, Serialize)]
-pub struct ReadMeasurement {
-    /// Threads that read, ours and raw.
-    pub threads: usize,
-    /// Whether the shard files were dropped from the page cache before each pass.
-    pub cold: bool,
-    /// Whether checksums were verified.
-    pub verify: bool,
-    /// Our reads, 10⁹ bytes a second.
-    pub gb_per_s: Spread,
-    /// `preadv` of the same ranges into as much reused memory, each thread its own samples.
-    pub raw_gb_per_s: Spread,
-    /// Raw time by our time, pass by pass: 1 is as fast as `preadv`.
-    pub ratio: Spread,
+/// What is wanted of a sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Portion {
+    /// All levels.
+    Whole,
+    /// The coarsest level alone.
+    CoarseOnly,
+    /// All levels of the middle quarter of the picture's rows.
+    Crop,
 }
 
-/// Median and extremes of some measurements.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Spread {
-    /// The middle one (of an even number, the upper middle).
-    pub median: f64,
-    /// The smallest.
-    pub min: f64,
-    /// The largest.
-    pub max: f64,
-}
-
-impl Spread {
-    /// Of these values; all are NaN where there is none.
-    pub fn of(mut values: Vec<f64>) -> Self {
-        values.sort_by(f64::total_cmp);
-        let at = |i: usize| values.get(i).copied().unwrap_or(f64::NAN);
-        Self { median: at(values.len() / 2), min: at(0), max: at(values.len().saturating_sub(1)) }
+impl std::fmt::Display for Portion {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Whole => "whole",
+            Self::CoarseOnly => "coarse only",
+            Self::Crop => "crop",
+        })
     }
 }
 
-/// Reads random whole samples, batch after batch, with a reader and raw: warm and cold, with and without
-/// checks, at each thread count. Ours and raw alternate, so that what else the machine does meets them
-/// alike; all warm passes come before the cold ones, because how a file came into the page cache (in one
-/// large read or in small ones) decides the size of its folios, and that the speed of copying from them.
+/// One kind of pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ReadKind {
+    /// What is read of each sample.
+    pub portion: Portion,
+    /// What happens to the page cache.
+    pub pages: PagePolicy,
+    /// Whether the shard files were dropped from the page cache before each pass.
+    pub cold: bool,
+    /// Threads that read, ours and raw; reads around the page cache are four in flight at least.
+    pub threads: usize,
+    /// Whether checksums were verified.
+    pub verify: bool,
+}
+
+/// Passes of one kind, against raw passes and copies that were interleaved with them.
+#[derive(Debug, Clone, Serialize)]
+pub struct ReadMeasurement {
+    /// Which.
+    #[serde(flatten)]
+    pub kind: ReadKind,
+    /// Our reads, 10⁹ bytes of files a second.
+    pub gb_per_s: Spread,
+    /// Rows a second.
+    pub samples_per_s: Spread,
+    /// Plain reads of the same ranges into as much reused memory: `preadv`, each thread its own samples;
+    /// where pages are cold the faster of that and of direct requests of 1 MiB, four in flight.
+    pub raw_gb_per_s: Spread,
+    /// Raw time by our time, pass by pass: 1 is as fast as raw.
+    pub ratio: Spread,
+    /// Time of copying as many bytes as the batches hold, with as many threads, by our time.
+    pub copy_ratio: Spread,
+    /// Bytes by which the page cache grew in a pass, by the bytes read; of cold passes alone.
+    pub cached: Option<Spread>,
+}
+
+/// Reads random samples, batch after batch, with a reader and raw: whole, coarse levels alone and crops;
+/// warm and cold; with and without checks; at each thread count; by each page policy. Ours, raw and copying
+/// alternate, so that what else the machine does meets them alike; all warm passes come before the cold ones,
+/// because how a file came into the page cache (in one large read or in small ones) decides the size of its
+/// folios, and that the speed of copying from them.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the store has no features or there is nothing to do; what reading fails with.
@@ -96,178 +120,181 @@ pub fn bench_read(store: &Store, options: &BenchReadOptions) -> Result<ReadBench
     if rows.is_empty() || options.repeats == 0 || options.threads.is_empty() {
         return Err(Error::invalid("nothing to measure: no rows with features, no repeats or no threads"));
     }
-    let levels: Vec<LevelId> = (0..store.recipe().levels.len()).map(LevelId).collect();
-    let finder = store.reader(ReadOptions::default())?;
     let batch = options.batch.clamp(1, rows.len());
     let batches = batches(store, &rows, batch);
-    let ranges = batches.iter().flatten().map(|row| finder.file_ranges(&[*row], &levels));
-    let ranges = ranges.collect::<Result<Vec<_>>>()?;
-    let bytes = ranges.iter().flatten().map(|range| range.bytes.end - range.bytes.start).sum();
-
-    let mut kinds = Vec::new();
-    for threads in &options.threads {
-        let mut lane = Lane::new(*threads, batch, &ranges)?;
-        for verify in [Verify::Off, Verify::On] {
-            let reader =
-                store.reader(ReadOptions { verify, threads: lane.threads, ..ReadOptions::default() })?;
-            for cold in [false, true] {
-                kinds.push(Kind::new(lane.threads, cold, verify));
-            }
-            lane.readers.push((verify, reader, Batch::new()));
-        }
+    let visited: Vec<RowId> = batches.iter().flatten().copied().collect();
+    let mut measurements = Vec::new();
+    let mut whole = (0, 0);
+    for &threads in &options.threads {
         for cold in [false, true] {
-            for repeat in 0..=options.repeats {
-                for position in 0..lane.readers.len() {
-                    // Raw before and after in turn: neither always finds the warmer machine.
-                    let raw_first = (repeat + position) % 2 == 0;
-                    let mut times = [0.0; 2];
-                    for raw in [raw_first, !raw_first] {
-                        if cold {
-                            drop_pages(&ranges)?;
-                        }
-                        let [ours, of_raw] = &mut times;
-                        *(if raw { of_raw } else { ours }) =
-                            lane.time(raw, position, &batches, &levels, &ranges)?;
+            for kind in kinds(cold, threads.max(1)) {
+                let mut lane = match Lane::new(store, kind, &batches, &visited, batch) {
+                    // A file system that refuses a policy is measured without it.
+                    Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::Unsupported => {
+                        continue;
                     }
-                    let verify = lane.readers.get(position).map(|(verify, _, _)| *verify);
-                    let kind = kinds.iter_mut().find(|kind| {
-                        (kind.threads, kind.cold, Some(kind.verify)) == (lane.threads, cold, verify)
-                    });
-                    // The first round fills caches, starts threads and touches memory.
-                    if let (Some(kind), true) = (kind, repeat > 0) {
-                        kind.times.push(times);
-                    }
+                    lane => lane?,
+                };
+                if kind.portion == Portion::Whole {
+                    whole = lane.raw.first().map_or(whole, |raw| (raw.bytes(), raw.ranges()));
                 }
+                measurements.push(lane.measure(options.repeats, rows.len())?);
             }
         }
     }
-    let measurements = kinds.into_iter().map(|kind| kind.measurement(bytes)).collect();
-    let ranges = ranges.iter().map(Vec::len).sum();
+    let (bytes, ranges) = whole;
     Ok(ReadBench { samples: rows.len(), batches: batches.len(), bytes, ranges, measurements })
 }
 
-/// Passes of one kind.
-struct Kind {
-    threads: usize,
-    cold: bool,
-    verify: Verify,
-    /// Seconds: ours, raw.
-    times: Vec<[f64; 2]>,
-}
-
-impl Kind {
-    fn new(threads: usize, cold: bool, verify: Verify) -> Self {
-        Self { threads, cold, verify, times: Vec::new() }
-    }
-
-    fn measurement(self, bytes: u64) -> ReadMeasurement {
-        let rate = |of: fn(&[f64; 2]) -> f64| {
-            self.times.iter().map(|times| bytes as f64 / of(times) / 1e9).collect()
-        };
-        ReadMeasurement {
-            threads: self.threads,
-            cold: self.cold,
-            verify: self.verify == Verify::On,
-            gb_per_s: Spread::of(rate(|[ours, _]| *ours)),
-            raw_gb_per_s: Spread::of(rate(|[_, raw]| *raw)),
-            ratio: Spread::of(self.times.iter().map(|[ours, raw]| raw / ours).collect()),
-        }
-    }
-}
-
-/// What reads with one number of threads.
-struct Lane {
-    threads: usize,
-    readers: Vec<(Verify, Reader, Batch)>,
-    /// One a row of a batch, large enough for any sample: the memory that a batch has.
-    buffers: Vec<Mutex<AlignedBytes>>,
-}
-
-impl Lane {
-    fn new(threads: usize, batch: usize, ranges: &[Vec<FileRange>]) -> Result<Self> {
-        let threads = threads.max(1);
-        let sample =
-            |ranges: &Vec<FileRange>| ranges.iter().map(|range| range.bytes.end - range.bytes.start).sum();
-        let most = usize::try_from(ranges.iter().map(sample).max().unwrap_or(0u64)).unwrap_or(usize::MAX);
-        let mut buffers = Vec::new();
-        for _ in 0..batch.max(threads) {
-            let mut buffer = AlignedBytes::default();
-            buffer.resize(most).map_err(|_| Error::invalid(format!("no memory for {most} bytes")))?;
-            buffers.push(Mutex::new(buffer));
-        }
-        Ok(Self { threads, readers: Vec::new(), buffers })
-    }
-
-    /// Seconds of one pass over all samples.
-    fn time(
-        &mut self,
-        raw: bool,
-        position: usize,
-        batches: &[Vec<RowId>],
-        levels: &[LevelId],
-        ranges: &[Vec<FileRange>],
-    ) -> Result<f64> {
-        let start = Instant::now();
-        match self.readers.get_mut(position) {
-            Some((_, reader, batch)) if !raw => {
-                for rows in batches {
-                    reader.read(rows, levels, None, batch)?;
-                }
-            }
-            _ => read_raw(ranges, &self.buffers, self.threads)?,
-        }
-        Ok(start.elapsed().as_secs_f64())
-    }
-}
-
-/// Each thread takes the next sample and reads its ranges, one `preadv` each.
-fn read_raw(ranges: &[Vec<FileRange>], buffers: &[Mutex<AlignedBytes>], threads: usize) -> Result<()> {
-    let next = AtomicUsize::new(0);
-    let work = || -> Result<()> {
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let buffer = buffers.get(number % buffers.len().max(1));
-            let (Some(sample), Some(buffer)) = (ranges.get(number), buffer) else { return Ok(()) };
-            let mut buffer = buffer.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut memory = buffer.bytes_mut();
-            for FileRange { shard, bytes } in sample {
-                let length = usize::try_from(bytes.end - bytes.start).unwrap_or(usize::MAX);
-                let (target, rest) = memory.split_at_mut(length.min(memory.len()));
-                memory = rest;
-                let mut done = 0;
-                while let Some(left) = target.get_mut(done..).filter(|left| !left.is_empty()) {
-                    let at = bytes.start + done as u64;
-                    let read = rustix::io::preadv(&shard.file, &mut [IoSliceMut::new(left)], at);
-                    match read.map_err(|e| Error::io(&shard.path)(e.into()))? {
-                        0 => return Err(Error::corrupt(&shard.path, format!("ends at byte {at}"))),
-                        read => done += read,
-                    }
+/// The kinds of passes over warm or cold pages. Around the page cache nothing is warm.
+fn kinds(cold: bool, threads: usize) -> Vec<ReadKind> {
+    let mut kinds = Vec::new();
+    for pages in PagePolicy::ALL {
+        for portion in [Portion::Whole, Portion::CoarseOnly, Portion::Crop] {
+            for verify in [false, true] {
+                let of_interest = pages == PagePolicy::Buffered || portion == Portion::Whole;
+                if of_interest && (cold || pages == PagePolicy::Buffered) {
+                    kinds.push(ReadKind { portion, pages, cold, threads, verify });
                 }
             }
         }
-    };
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let first = work();
-        let joined = others
-            .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| Err(Error::invalid("a reading thread panicked"))));
-        joined.fold(first, Result::and)
-    })
+    }
+    kinds
 }
 
-/// Makes the files clean and drops them from the page cache.
-fn drop_pages(ranges: &[Vec<FileRange>]) -> Result<()> {
-    let mut files = BTreeMap::new();
-    for FileRange { shard, .. } in ranges.iter().flatten() {
-        files.entry(&shard.path).or_insert(shard);
+/// Everything that passes of one kind need.
+struct Lane<'a> {
+    kind: ReadKind,
+    reader: Reader,
+    batch: Batch,
+    batches: &'a [Vec<RowId>],
+    levels: Vec<LevelId>,
+    band: Option<RowBand>,
+    /// Through the page cache; of cold passes also direct.
+    raw: Vec<RawReads>,
+    copies: Copies,
+}
+
+impl<'a> Lane<'a> {
+    fn new(
+        store: &Store,
+        kind: ReadKind,
+        batches: &'a [Vec<RowId>],
+        visited: &[RowId],
+        batch: usize,
+    ) -> Result<Self> {
+        let ReadKind { portion, pages, cold, threads, verify } = kind;
+        let all = store.recipe().levels.len();
+        let first = if portion == Portion::CoarseOnly { all.saturating_sub(1) } else { 0 };
+        let levels: Vec<LevelId> = (first..all).map(LevelId).collect();
+        let band = (portion == Portion::Crop).then(|| middle(store, batches)).flatten();
+        let verify = if verify { Verify::On } else { Verify::Off };
+        let reader = store.reader(ReadOptions { verify, threads, pages, ..ReadOptions::default() })?;
+        let policies: &[_] =
+            if cold { &[PagePolicy::Buffered, PagePolicy::Direct] } else { &[PagePolicy::Buffered] };
+        let mut raw = Vec::new();
+        for &pages in policies {
+            let options =
+                RawReadOptions { rows: visited, levels: &levels, band, pages, threads, buffers: batch };
+            match RawReads::new(store, &options) {
+                Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::Unsupported => {}
+                reads => raw.push(reads?),
+            }
+        }
+        Ok(Self {
+            kind,
+            reader,
+            batch: Batch::new(),
+            batches,
+            levels,
+            band,
+            raw,
+            copies: Copies::new(threads),
+        })
     }
-    for (path, shard) in files {
-        shard.file.sync_data().map_err(Error::io(path))?;
-        rustix::fs::fadvise(&shard.file, 0, None, rustix::fs::Advice::DontNeed)
-            .map_err(|e| Error::io(path)(e.into()))?;
+
+    /// Passes of this kind; one more goes before them, which fills caches, starts threads and touches memory.
+    fn measure(&mut self, repeats: usize, samples: usize) -> Result<ReadMeasurement> {
+        let bytes = self.raw.first().map_or(0, RawReads::bytes);
+        let (mut ours, mut raws, mut copies, mut cached) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for repeat in 0..=repeats {
+            // Raw before and after in turn: neither always finds the warmer machine.
+            let before = if repeat % 2 == 0 { Some(self.raw_pass()?) } else { None };
+            let (time, out_bytes, grown) = self.pass()?;
+            let raw = match before {
+                Some(raw) => raw,
+                None => self.raw_pass()?,
+            };
+            let copy = self.copies.time(out_bytes)?;
+            if repeat > 0 {
+                ours.push(time);
+                raws.push(raw);
+                copies.push(copy);
+                cached.extend(grown.filter(|_| self.kind.cold).map(|grown| grown / bytes as f64));
+            }
+        }
+        let rate = |times: &[f64], amount: f64| Spread::of(times.iter().map(|time| amount / time).collect());
+        let by_ours =
+            |times: &[f64]| Spread::of(times.iter().zip(&ours).map(|(time, ours)| time / ours).collect());
+        Ok(ReadMeasurement {
+            kind: self.kind,
+            gb_per_s: rate(&ours, bytes as f64 / 1e9),
+            samples_per_s: rate(&ours, samples as f64),
+            raw_gb_per_s: rate(&raws, bytes as f64 / 1e9),
+            ratio: by_ours(&raws),
+            copy_ratio: by_ours(&copies),
+            cached: (!cached.is_empty()).then(|| Spread::of(cached)),
+        })
     }
-    Ok(())
+
+    /// Seconds of a pass of ours, bytes that it handed out, and bytes by which the page cache grew.
+    fn pass(&mut self) -> Result<(f64, u64, Option<f64>)> {
+        self.chill()?;
+        let (before, start, mut out_bytes) = (page_cache_bytes(), Instant::now(), 0);
+        for rows in self.batches {
+            self.reader.read(rows, &self.levels, self.band, &mut self.batch)?;
+            out_bytes +=
+                (0..self.batch.level_count()).map(|i| self.batch.level(i).bytes.len() as u64).sum::<u64>();
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let grown = before.zip(page_cache_bytes()).map(|(before, after)| after as f64 - before as f64);
+        Ok((seconds, out_bytes, grown))
+    }
+
+    /// Seconds of the faster of the raw passes.
+    fn raw_pass(&self) -> Result<f64> {
+        let mut least = f64::INFINITY;
+        for raw in &self.raw {
+            self.chill()?;
+            let start = Instant::now();
+            raw.pass()?;
+            least = least.min(start.elapsed().as_secs_f64());
+        }
+        Ok(least)
+    }
+
+    fn chill(&self) -> Result<()> {
+        match self.raw.first().filter(|_| self.kind.cold) {
+            Some(raw) => raw.drop_pages(),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The middle quarter of the rows of cells of the coarsest level, one at least; of the lowest bucket.
+fn middle(store: &Store, batches: &[Vec<RowId>]) -> Option<RowBand> {
+    let level = store.recipe().levels.iter().max_by_key(|level| level.stride)?;
+    let sizes = batches.iter().flatten().filter_map(|row| store.row(*row).ok()?.bucket);
+    let height = sizes.map(|size| level.cells(size).height).min()?;
+    let start = height * 3 / 8;
+    Some(RowBand { start, end: (height * 5 / 8).max(start + 1) })
+}
+
+/// Bytes of files in the page cache, as the system counts them.
+fn page_cache_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Cached:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
 /// The rows in batches of one bucket each, in the order of their first rows.
@@ -312,12 +339,15 @@ mod tests {
         let store = Store::open(folder.path(), OpenOptions { incomplete: true }).unwrap();
         let options = BenchReadOptions { samples: 9, batch: 2, repeats: 2, threads: vec![1, 2], seed: 3 };
         let bench = bench_read(&store, &options).unwrap();
-        assert_eq!((bench.samples, bench.measurements.len()), (9, 8));
-        assert!(bench.ranges >= 18 && bench.batches >= 5, "{bench:?}");
+        // Warm: three portions, with and without checks; cold: these, and whole samples by two more policies.
+        assert_eq!((bench.samples, bench.measurements.len()), (9, 2 * (6 + 6 + 4)));
+        assert!(bench.ranges >= 18 && bench.batches >= 5 && bench.bytes > 0, "{bench:?}");
         for measurement in &bench.measurements {
-            let ratio = measurement.ratio;
-            assert!(ratio.min > 0.0 && ratio.min <= ratio.median && ratio.median <= ratio.max);
+            for spread in [measurement.ratio, measurement.copy_ratio, measurement.samples_per_s] {
+                assert!(spread.min > 0.0 && spread.min <= spread.median && spread.median <= spread.max);
+            }
             assert!(measurement.raw_gb_per_s.median.is_finite() && measurement.gb_per_s.median > 0.0);
+            assert_eq!(measurement.cached.is_some(), measurement.kind.cold);
         }
         assert!(bench_read(&store, &BenchReadOptions { repeats: 0, ..options }).is_err());
     }

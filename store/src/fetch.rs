@@ -1,23 +1,31 @@
 //! From file ranges to memory: chunks are read straight to where the batch wants them, checksums and gaps
 //! aside, and each block of bytes is checked and converted while it is in the processor's cache.
 //!
-//! Knows nothing of plans and rows: a [`Piece`] is one chunk and its target.
+//! Knows nothing of plans and rows: a [`Piece`] is one chunk and its target. A chunk that is found wrong is
+//! read once more, from the disk itself, before it counts as corrupt.
 
-use crate::checksum::{CHECKSUM, Crc32c, crc32c};
+use crate::batch::AlignedBytes;
+use crate::checksum::{CHECKSUM, Crc32c, crc32c, differs};
 use crate::chunk::CHUNK_ALIGNMENT;
 use crate::compression::Unpacker;
 use crate::encoder::decode;
 use crate::open_shard::OpenShard;
+use crate::payload_file::{PayloadFile, ReadFailure};
 use crate::projection::Strip;
 use crate::{Compression, DType, NumberFormat, Projection};
-use std::fs::File;
-use std::io::{ErrorKind, IoSliceMut};
+use std::fmt;
+use std::io::IoSliceMut;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// Bytes of a read: small enough to be still in the second-level cache when they are checked or converted,
 /// and for the kernel to read ahead from disk while they are.
 const BLOCK_BYTES: usize = 256 << 10;
+/// Bytes of a direct read: with few of them in flight a disk is busy.
+const DIRECT_BLOCK_BYTES: usize = 1 << 20;
+/// Memory for blocks that are read directly: a huge page, because a request of many small ones is cut up on
+/// its way to the disk (half the rate).
+const DIRECT_SCRATCH_BYTES: usize = 2 << 20;
 /// Vectors of one read: two a chunk.
 const VECTORS: usize = 64;
 /// A gap of up to this many bytes between two chunks is read over.
@@ -99,6 +107,17 @@ pub(crate) enum Cause {
     Frame(String),
 }
 
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Ends(at) => write!(f, "the file ends at byte {at}"),
+            Self::Checksum { expected, found } => f.write_str(&differs(*expected, *found)),
+            Self::Frame(what) => f.write_str(what),
+        }
+    }
+}
+
 impl Piece<'_> {
     fn end(&self) -> u64 {
         self.offset + self.bytes as u64
@@ -106,7 +125,12 @@ impl Piece<'_> {
 
     /// Whether the payload can go to its target as it is.
     fn is_direct(&self) -> bool {
-        self.level.compression == Compression::None && self.is_as_held()
+        !self.is_packed() && self.is_as_held()
+    }
+
+    /// Whether the chunk has to be taken as a whole.
+    fn is_packed(&self) -> bool {
+        self.level.compression != Compression::None
     }
 
     /// Whether the whole payload is wanted, and as it is.
@@ -127,76 +151,84 @@ impl Piece<'_> {
             && next.offset.checked_sub(self.end()).is_some_and(|gap| gap < MAX_GAP)
     }
 
-    fn fault(&self, cause: Cause) -> Fault {
+    /// Where it lies in the file.
+    fn file_range(&self) -> Range<u64> {
+        self.offset..self.end()
+    }
+
+    fn fault(&self, cause: impl Into<Cause>) -> Fault {
+        let cause = cause.into();
         Fault { place: self.place, shard: Arc::clone(&self.shard), cause }
     }
 }
 
+impl From<ReadFailure> for Cause {
+    fn from(failure: ReadFailure) -> Self {
+        match failure {
+            ReadFailure::Io(error, _) => Self::Io(error),
+            ReadFailure::Ends(at) => Self::Ends(at),
+        }
+    }
+}
+
 /// A thread's own memory for what does not go to a target.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    block: Vec<u8>,
-    /// A compressed chunk as it lies in the file, and what it holds.
-    packed: Vec<u8>,
+    block: AlignedBytes,
+    /// What a compressed chunk holds.
     unpacked: Vec<u8>,
     unpacker: Unpacker,
     strip: Strip,
-}
-
-impl Scratch {
-    pub(crate) fn new() -> Self {
-        let (packed, unpacked, unpacker, strip) = Default::default();
-        Self { block: vec![0; BLOCK_BYTES + CHECKSUM], packed, unpacked, unpacker, strip }
-    }
-
+    /// Chunks that were right only when read again.
+    pub(crate) mended: u64,
+    /// So many of the next reads are taken for wrong.
     #[cfg(test)]
-    pub(crate) fn capacity(&self) -> usize {
-        self.block.capacity() + self.packed.capacity() + self.unpacked.capacity()
-    }
-}
-
-/// The first bytes of memory that only grows.
-fn room(memory: &mut Vec<u8>, bytes: usize) -> &mut [u8] {
-    if bytes > memory.len() {
-        memory.resize(bytes, 0);
-    }
-    memory.get_mut(..bytes).unwrap_or_default()
+    pub(crate) spoilt: usize,
 }
 
 /// Reads the pieces, which are sorted by file and offset. With `verify`, no byte of a chunk counts as read
 /// before its checksum was found right.
 pub(crate) fn fetch(mut pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Scratch) -> Result<(), Fault> {
-    while !pieces.is_empty() {
-        let count = gatherable(pieces);
-        let (now, later) = pieces.split_at_mut(count.max(1));
-        match now {
-            [piece] if piece.level.compression != Compression::None => fetch_packed(piece, verify, scratch)?,
-            [piece] if count == 0 && piece.is_direct() => fetch_by_blocks(piece, verify)?,
-            [piece] if count == 0 => fetch_through(piece, verify, scratch)?,
-            gathered => fetch_together(gathered, verify, scratch)?,
+    while let Some(first) = pieces.first() {
+        let shard = Arc::clone(&first.shard);
+        let is_direct = shard.file.is_direct();
+        let gathered = gatherable(pieces, if is_direct { DIRECT_BLOCK_BYTES } else { BLOCK_BYTES });
+        let (now, later) = pieces.split_at_mut(gathered.max(1));
+        let to_targets = !is_direct && now.iter().all(Piece::is_direct);
+        let outcome = match &mut *now {
+            [piece] if gathered == 0 && to_targets => fetch_by_blocks(piece, verify),
+            [piece] if gathered == 0 && !piece.is_packed() => {
+                fetch_through(piece, &shard.file, verify, scratch)
+            }
+            gathered if to_targets => fetch_together(gathered, verify, scratch),
+            gathered => fetch_run(gathered, &shard.file, verify, scratch),
+        };
+        #[cfg(test)]
+        let outcome = outcome.and_then(|()| spoil(now, scratch));
+        if let Err(fault) = outcome {
+            fetch_again(now, fault, verify, scratch)?;
         }
         pieces = later;
     }
     Ok(())
 }
 
-/// How many of the first pieces one read can take to their targets; 0 if the first must go another way.
-fn gatherable(pieces: &[Piece<'_>]) -> usize {
-    let Some(first) = pieces.first().filter(|piece| piece.is_direct()) else { return 0 };
-    let mut bytes = first.file_bytes();
-    if bytes > BLOCK_BYTES {
+/// How many of the first pieces one read of at most `block` bytes can take; 0 if the first is larger. All go
+/// to their targets as they are, or none does.
+fn gatherable(pieces: &[Piece<'_>], block: usize) -> usize {
+    let Some(first) = pieces.first() else { return 0 };
+    // Without a check, what is not wanted is not read.
+    if first.file_bytes() > block {
         return 0;
     }
-    let mut count = 1;
-    for pair in pieces.windows(2).take(VECTORS / 2 - 1) {
-        let [piece, next] = pair else { break };
-        bytes += next.file_bytes();
-        if !next.is_direct() || !piece.continues(next) || bytes > BLOCK_BYTES {
-            break;
-        }
-        count += 1;
-    }
-    count
+    let in_reach = |piece: &Piece<'_>| piece.end() - first.offset <= block as u64;
+    let pairs = pieces.windows(2).take(VECTORS / 2 - 1);
+    1 + pairs
+        .take_while(|pair| match pair {
+            [piece, next] => piece.continues(next) && in_reach(next) && first.is_direct() == next.is_direct(),
+            _ => false,
+        })
+        .count()
 }
 
 /// One read for all pieces: payloads to their targets, checksums and gaps to scratch.
@@ -210,10 +242,11 @@ fn fetch_together(pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Scratch)
             *tail += usize::try_from(next.offset - piece.end()).unwrap_or(0);
         }
     }
+    // The scratch holds the tails: a block takes 64 of the largest, and there are at most 32.
+    scratch.block.grow(BLOCK_BYTES).map_err(|e| first.fault(Cause::Io(e)))?;
     let mut vectors: [IoSliceMut<'_>; VECTORS] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
-    let mut rest = scratch.block.as_mut_slice();
+    let mut rest = scratch.block.bytes_mut();
     for ((pair, piece), tail) in vectors.chunks_exact_mut(2).zip(&mut *pieces).zip(tails) {
-        // The scratch holds the tails: a block takes 64 of the largest, and there are at most 32.
         let (head, behind) = rest.split_at_mut(tail.min(rest.len()));
         rest = behind;
         if let [payload, aside] = pair {
@@ -221,21 +254,58 @@ fn fetch_together(pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Scratch)
             *aside = IoSliceMut::new(head);
         }
     }
-    let read = read_exact(&shard.file, vectors.get_mut(..used).unwrap_or_default(), start);
-    if let Err((cause, at)) = read {
-        let piece = pieces.iter().find(|piece| piece.end() > at).or(pieces.first());
-        return piece.map_or(Ok(()), |piece| Err(piece.fault(cause)));
+    if let Err(failure) = shard.file.scatter(vectors.get_mut(..used).unwrap_or_default(), start) {
+        return Err(fault_among(pieces, failure));
     }
     if verify {
         let mut at = 0;
         for (piece, tail) in pieces.iter().zip(tails) {
-            let expected = scratch.block.get(at..).and_then(<[u8]>::first_chunk::<CHECKSUM>);
-            let (expected, found) = (*expected.unwrap_or(&[0; CHECKSUM]), crc32c(piece.target));
-            if expected != found {
-                return Err(piece.fault(Cause::Checksum { expected, found }));
-            }
+            let expected = scratch.block.bytes().get(at..).and_then(<[u8]>::first_chunk::<CHECKSUM>);
+            check(piece, *expected.unwrap_or(&[0; CHECKSUM]), crc32c(piece.target))?;
             at += tail;
         }
+    }
+    Ok(())
+}
+
+/// One read for all pieces, through scratch: they are unpacked, converted, cut, or read directly.
+fn fetch_run(
+    pieces: &mut [Piece<'_>],
+    file: &PayloadFile,
+    verify: bool,
+    scratch: &mut Scratch,
+) -> Result<(), Fault> {
+    let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return Ok(()) };
+    let range = first.offset..last.end();
+    let start = range.start;
+    scratch.reserve(file).map_err(|e| first.fault(Cause::Io(e)))?;
+    let Scratch { block, unpacked, unpacker, strip, .. } = scratch;
+    let bytes = match file.read(range, block) {
+        Ok(bytes) => bytes,
+        Err(failure) => return Err(fault_among(pieces, failure)),
+    };
+    for piece in pieces {
+        let at = usize::try_from(piece.offset - start).unwrap_or(usize::MAX);
+        let chunk = bytes.get(at..).and_then(|rest| rest.get(..piece.bytes)).unwrap_or_default();
+        let Some((held, stored)) = chunk.split_last_chunk::<CHECKSUM>() else { continue };
+        if verify {
+            check(piece, *stored, crc32c(held))?;
+        }
+        let payload = match (piece.is_packed(), piece.is_as_held()) {
+            (false, _) => held,
+            (true, true) => {
+                unpacker.unpack(held, piece.target).map_err(|what| piece.fault(Cause::Frame(what)))?;
+                continue;
+            }
+            (true, false) => {
+                unpacked.resize(unpacked.len().max(piece.level.payload_bytes), 0);
+                let payload = unpacked.get_mut(..piece.level.payload_bytes).unwrap_or_default();
+                unpacker.unpack(held, payload).map_err(|what| piece.fault(Cause::Frame(what)))?;
+                payload
+            }
+        };
+        let wanted = payload.get(piece.window.clone()).unwrap_or_default();
+        piece.level.decode(wanted, piece.affine, piece.target, strip);
     }
     Ok(())
 }
@@ -249,102 +319,117 @@ fn fetch_by_blocks(piece: &mut Piece<'_>, verify: bool) -> Result<(), Fault> {
     for (i, block) in piece.target.chunks_mut(BLOCK_BYTES).enumerate() {
         let stored: &mut [u8] = if i + 1 == blocks { &mut stored } else { &mut [] };
         let mut vectors = [IoSliceMut::new(block), IoSliceMut::new(stored)];
-        if let Err((cause, _)) = read_exact(&piece.shard.file, &mut vectors, offset) {
-            return Err(piece.fault(cause));
+        if let Err(failure) = piece.shard.file.scatter(&mut vectors, offset) {
+            return Err(piece.fault(failure));
         }
         if verify {
             crc.update(block);
         }
         offset += block.len() as u64;
     }
-    let found = crc.finish();
-    if !verify || found == stored {
-        return Ok(());
-    }
-    Err(piece.fault(Cause::Checksum { expected: stored, found }))
+    if verify { check(piece, stored, crc.finish()) } else { Ok(()) }
 }
 
-/// A chunk of which only a window is wanted, or that has to be converted: through scratch, block by block.
-fn fetch_through(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> Result<(), Fault> {
+/// A large chunk of which only a window is wanted, that has to be converted, or that is read directly:
+/// through scratch, block by block.
+fn fetch_through(
+    piece: &mut Piece<'_>,
+    file: &PayloadFile,
+    verify: bool,
+    scratch: &mut Scratch,
+) -> Result<(), Fault> {
     let level = piece.level;
     let LevelRead { payload_bytes, cell_bytes, dtype, .. } = *level;
     let (window, affine) = (piece.window.clone(), piece.affine);
+    scratch.reserve(file).map_err(|e| piece.fault(Cause::Io(e)))?;
     // Whole cells at a time; one has at most 2^20 channels.
-    let step = (BLOCK_BYTES / cell_bytes.max(1)).max(1) * cell_bytes;
-    let scratch_block = room(&mut scratch.block, step);
+    let block = if file.is_direct() { DIRECT_BLOCK_BYTES } else { BLOCK_BYTES };
+    let step = (block / cell_bytes.max(1)).max(1) * cell_bytes;
     // Without a check, what is not wanted is not read.
     let wanted = if verify { 0..payload_bytes } else { window.clone() };
-    let (mut crc, mut at) = (Crc32c::new(), wanted.start);
-    let mut target = &mut *piece.target;
-    let mut stored = [0; CHECKSUM];
-    let mut outcome = Ok(());
+    let (mut crc, mut at, mut written) = (Crc32c::new(), wanted.start, 0);
     while at < wanted.end {
         let length = step.min(wanted.end - at);
-        let Some(block) = scratch_block.get_mut(..length) else { break };
-        let stored: &mut [u8] = if verify && at + length == payload_bytes { &mut stored } else { &mut [] };
-        let mut vectors = [IoSliceMut::new(block), IoSliceMut::new(stored)];
-        if let Err((cause, _)) = read_exact(&piece.shard.file, &mut vectors, piece.offset + at as u64) {
-            outcome = Err(cause);
-            break;
-        }
+        let is_last = verify && at + length == payload_bytes;
+        let start = piece.offset + at as u64;
+        let range = start..start + (length + if is_last { CHECKSUM } else { 0 }) as u64;
+        let bytes = match file.read(range, &mut scratch.block) {
+            Ok(bytes) => bytes,
+            Err(failure) => return Err(piece.fault(failure)),
+        };
+        let (block, stored) = bytes.split_at(length.min(bytes.len()));
         if verify {
             crc.update(block);
         }
         let inside = window.start.clamp(at, at + length) - at..window.end.clamp(at, at + length) - at;
         let payload = block.get(inside).unwrap_or_default();
-        let bytes = payload.len() / cell_bytes.max(1) * level.channels() * dtype.bytes();
-        let (now, later) = target.split_at_mut(bytes.min(target.len()));
-        level.decode(payload, affine, now, &mut scratch.strip);
-        target = later;
+        let rest = piece.target.get_mut(written..).unwrap_or_default();
+        let values = (payload.len() / cell_bytes.max(1) * level.channels() * dtype.bytes()).min(rest.len());
+        level.decode(payload, affine, rest.get_mut(..values).unwrap_or_default(), &mut scratch.strip);
+        written += values;
         at += length;
-    }
-    let found = crc.finish();
-    if outcome.is_ok() && verify && found != stored {
-        outcome = Err(Cause::Checksum { expected: stored, found });
-    }
-    outcome.map_err(|cause| piece.fault(cause))
-}
-
-/// A compressed chunk: as a whole, whatever of it is wanted.
-fn fetch_packed(piece: &mut Piece<'_>, verify: bool, scratch: &mut Scratch) -> Result<(), Fault> {
-    let as_held = piece.is_as_held();
-    let packed = room(&mut scratch.packed, piece.bytes);
-    if let Err((cause, _)) = read_exact(&piece.shard.file, &mut [IoSliceMut::new(packed)], piece.offset) {
-        return Err(piece.fault(cause));
-    }
-    let Some((frame, stored)) = packed.split_last_chunk::<CHECKSUM>() else { return Ok(()) };
-    if verify {
-        let found = crc32c(frame);
-        if found != *stored {
-            return Err(piece.fault(Cause::Checksum { expected: *stored, found }));
+        if let Some(stored) = stored.first_chunk::<CHECKSUM>().filter(|_| is_last) {
+            check(piece, *stored, crc.finish())?;
         }
-    }
-    let unpacked =
-        if as_held { &mut *piece.target } else { room(&mut scratch.unpacked, piece.level.payload_bytes) };
-    if let Err(what) = scratch.unpacker.unpack(frame, unpacked) {
-        return Err(piece.fault(Cause::Frame(what)));
-    }
-    if !as_held {
-        let payload = scratch.unpacked.get(piece.window.clone()).unwrap_or_default();
-        piece.level.decode(payload, piece.affine, piece.target, &mut scratch.strip);
     }
     Ok(())
 }
 
-/// Fills all vectors from `offset`, whatever the kernel hands out at a time. On failure also says how far
-/// it came.
-fn read_exact(file: &File, mut vectors: &mut [IoSliceMut<'_>], mut offset: u64) -> Result<(), (Cause, u64)> {
-    IoSliceMut::advance_slices(&mut vectors, 0);
-    while !vectors.is_empty() {
-        match rustix::io::preadv(file, vectors, offset).map_err(std::io::Error::from) {
-            Ok(0) => return Err((Cause::Ends(offset), offset)),
-            Ok(read) => {
-                offset += read as u64;
-                IoSliceMut::advance_slices(&mut vectors, read);
-            }
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err((Cause::Io(e), offset)),
+/// Pieces that could not be read or are not right, once more and from the disk itself: what the page cache
+/// or the way from it has spoiled is not lost. The fault if it stays.
+fn fetch_again(
+    pieces: &mut [Piece<'_>],
+    fault: Fault,
+    verify: bool,
+    scratch: &mut Scratch,
+) -> Result<(), Fault> {
+    if let Cause::Ends(_) = fault.cause {
+        return Err(fault);
+    }
+    for piece in pieces {
+        let shard = Arc::clone(&piece.shard);
+        let file = shard.file.around_the_cache(&piece.file_range()).map_err(|e| piece.fault(Cause::Io(e)))?;
+        if piece.is_packed() {
+            fetch_run(std::slice::from_mut(piece), &file, verify, scratch)?;
+        } else {
+            fetch_through(piece, &file, verify, scratch)?;
         }
     }
+    log::warn!(
+        "{}: {}: right when read again, from the disk itself",
+        fault.shard.path.display(),
+        fault.cause
+    );
+    scratch.mended += 1;
     Ok(())
+}
+
+#[cfg(test)]
+fn spoil(pieces: &[Piece<'_>], scratch: &mut Scratch) -> Result<(), Fault> {
+    let Some(left) = scratch.spoilt.checked_sub(1) else { return Ok(()) };
+    scratch.spoilt = left;
+    pieces.iter().try_for_each(|piece| check(piece, [0; CHECKSUM], [1; CHECKSUM]))
+}
+
+/// The fault of the piece at which a read of them all came to its end.
+fn fault_among(pieces: &[Piece<'_>], failure: ReadFailure) -> Fault {
+    let (ReadFailure::Io(_, at) | ReadFailure::Ends(at)) = &failure;
+    let piece = pieces.iter().find(|piece| piece.end() > *at).or(pieces.last());
+    piece.map(|piece| piece.fault(failure)).expect("no read without a piece")
+}
+
+fn check(piece: &Piece<'_>, expected: [u8; CHECKSUM], found: [u8; CHECKSUM]) -> Result<(), Fault> {
+    if expected == found { Ok(()) } else { Err(piece.fault(Cause::Checksum { expected, found })) }
+}
+
+impl Scratch {
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.block.capacity() + self.unpacked.capacity()
+    }
+
+    /// Memory for a block of this file.
+    fn reserve(&mut self, file: &PayloadFile) -> std::io::Result<()> {
+        self.block.grow(if file.is_direct() { DIRECT_SCRATCH_BYTES } else { BLOCK_BYTES + CHECKSUM })
+    }
 }

@@ -3,8 +3,9 @@
 
 use crate::array::ArraySpec;
 use crate::layout::{Layout, ROOT};
+use crate::payload_file::{PayloadFile, drop_pages};
 use crate::zarr::{array_document, check_document, parse_document};
-use crate::{Error, Result, ShardIndex};
+use crate::{Error, PagePolicy, Result, ShardIndex};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -18,19 +19,22 @@ pub(crate) const MAX_ARRAY_DOCUMENT_BYTES: u64 = 1 << 20;
 /// One shard, open.
 #[derive(Debug)]
 pub(crate) struct OpenShard {
-    pub(crate) file: File,
+    pub(crate) file: PayloadFile,
     pub(crate) path: PathBuf,
     pub(crate) index: ShardIndex,
 }
 
 impl OpenShard {
     /// Opens shard `k` of `array` and checks its index.
-    pub(crate) fn open(layout: &Layout, array: &ArraySpec, k: u64) -> Result<Self> {
+    pub(crate) fn open(layout: &Layout, array: &ArraySpec, k: u64, policy: PagePolicy) -> Result<Self> {
         let path = layout.resolve(&layout.path(ROOT), &array.shard_path(k))?;
         let file = open(&path)?;
         let bytes = file.metadata().map_err(Error::io(&path))?.len();
         let index = ShardIndex::read(&file, bytes, array, k, &path)?;
-        Ok(Self { file, path, index })
+        if policy != PagePolicy::Buffered {
+            drop_pages(&file, &(index.start()..bytes));
+        }
+        Ok(Self { file: PayloadFile::new(file, policy, &path)?, path, index })
     }
 }
 
@@ -68,6 +72,7 @@ pub(crate) struct ShardCache {
     index_bytes: usize,
     max_files: usize,
     max_index_bytes: usize,
+    policy: PagePolicy,
 }
 
 /// Which array of a store.
@@ -91,7 +96,7 @@ struct Entry {
 }
 
 impl ShardCache {
-    pub(crate) fn new(layout: Layout, max_files: usize, max_index_bytes: usize) -> Self {
+    pub(crate) fn new(layout: Layout, max_files: usize, max_index_bytes: usize, policy: PagePolicy) -> Self {
         Self {
             layout,
             shards: HashMap::new(),
@@ -100,6 +105,7 @@ impl ShardCache {
             index_bytes: 0,
             max_files: max_files.max(1),
             max_index_bytes,
+            policy,
         }
     }
 
@@ -126,7 +132,7 @@ impl ShardCache {
         {
             self.evict();
         }
-        let shard = Arc::new(OpenShard::open(&self.layout, array, k)?);
+        let shard = Arc::new(OpenShard::open(&self.layout, array, k, self.policy)?);
         self.index_bytes += shard.index.memory_bytes();
         self.shards.insert(key, Entry { shard: Arc::clone(&shard), used: self.clock });
         Ok(shard)

@@ -1,18 +1,22 @@
 //! The read plane: whole batches become sorted file ranges, read by a few threads straight into the
 //! batch's memory. Knows arrays and rows of a bucket; row ids, statuses and keys are the reader's.
+//!
+//! Everything that a batch needs beside its own memory is kept for the next one: a batch of a size that was
+//! there before allocates nothing.
 
 use crate::array::StoreArrays;
 use crate::band::{Part, RequestedLevel, RowBand};
 use crate::batch::Batch;
-use crate::checksum::differs;
-use crate::fetch::{Cause, Fault, Piece, PiecePlace, Scratch, fetch};
+use crate::fetch::{Piece, PiecePlace, Scratch, fetch};
 use crate::open_shard::{ArrayPlace, OpenShard, ShardCache};
 use crate::quantised::Affine;
 use crate::read_pool::ReadPool;
 use crate::{DType, Error, Projected, Result, RowId};
-use std::num::NonZeroU64;
+use failure::{Failure, no_features};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+
+pub(crate) mod failure;
 
 /// Bytes that are worth another thread's attention.
 const MIN_TASK_BYTES: usize = 1 << 20;
@@ -45,12 +49,12 @@ pub(crate) struct FileRange {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PlaneOptions {
     pub(crate) verify: bool,
-    /// Drop what was read from the page cache.
-    pub(crate) drop_pages: bool,
     /// Element type of the batch; the encoding's own if `None`.
     pub(crate) dtype: Option<DType>,
-    /// As what levels of coefficients are handed out.
+    /// As what levels that are held as coefficients are handed out.
     pub(crate) projected: Projected,
+    /// What a batch may take at most.
+    pub(crate) batch_bytes: u64,
 }
 
 /// The state that reading needs: open shards, threads, scratch memory.
@@ -58,9 +62,14 @@ pub(crate) struct PlaneOptions {
 pub(crate) struct ReadPlane {
     shards: ShardCache,
     pool: ReadPool,
-    scratch: Vec<Scratch>,
+    /// One a thread, locked by it alone.
+    scratch: Vec<Mutex<Scratch>>,
     order: Vec<Entry>,
     affine: AffineMemory,
+    // Empty between batches, kept for their memory: see `recycled`.
+    levels: Vec<RequestedLevel<'static>>,
+    pieces: Vec<Piece<'static>>,
+    slots: Vec<Option<&'static mut [u8]>>,
 }
 
 /// Scales and offsets of a batch: level by level of those that are quantised, row by row.
@@ -82,10 +91,32 @@ struct Entry {
     slot: usize,
 }
 
+/// One batch being read.
+struct Reading<'a, 'b> {
+    levels: &'b [RequestedLevel<'a>],
+    request: &'b Request<'b>,
+    options: PlaneOptions,
+    /// Names a position of the request's rows.
+    name: &'b dyn Fn(usize) -> String,
+}
+
 impl ReadPlane {
     pub(crate) fn new(shards: ShardCache, threads: usize) -> Self {
-        let pool = ReadPool::new(threads);
-        Self { shards, pool, scratch: Vec::new(), order: Vec::new(), affine: AffineMemory::default() }
+        Self {
+            shards,
+            pool: ReadPool::new(threads),
+            scratch: Vec::new(),
+            order: Vec::new(),
+            affine: AffineMemory::default(),
+            levels: Vec::new(),
+            pieces: Vec::new(),
+            slots: Vec::new(),
+        }
+    }
+
+    /// Chunks so far that were right only when read again, from the disk itself.
+    pub(crate) fn mended(&self) -> u64 {
+        self.scratch.iter().map(|scratch| lock(scratch).mended).sum()
     }
 
     /// Reads into `batch`, which shows nothing if this fails. `name` names a position of the request's rows.
@@ -96,45 +127,63 @@ impl ReadPlane {
         options: PlaneOptions,
         batch: &mut Batch,
         name: &dyn Fn(usize) -> String,
-    ) -> Result<()> {
+    ) -> Result<(), Failure> {
         batch.begin(request.ids);
-        let levels = resolve_levels(arrays, request, options.dtype, options.projected)?;
-        self.sort(&levels, request)?;
-        // Chunks before memory: what a hostile spec claims is only believed once a file holds a row of that
-        // size.
-        for (position, level) in levels.iter().enumerate() {
-            if let Some(first) = self.order.iter().find(|entry| entry.level == position).copied() {
-                for part in [Part::Payload, Part::Affine] {
-                    let Some(shard) = self.shard(request, level, part, first.shard)? else { continue };
-                    if shard.index.chunk(first.row, 0).is_none() {
-                        return Err(no_features(&shard, &name(first.slot), level));
-                    }
-                }
-            }
-            batch.shape_level(position, level.shape(request.rows.len()), level.read.dtype)?;
-        }
-        let order = std::mem::take(&mut self.order);
-        let mut affine = std::mem::take(&mut self.affine);
-        let done = self.read_affine(&order, &levels, request, options, &mut affine, name).and_then(|()| {
-            let slots = batch.slots(levels.len()).map(Some).collect();
-            self.read_part(Part::Payload, &order, &levels, request, options, &affine.values, slots, name)
-        });
-        (self.order, self.affine) = (order, affine);
+        let mut levels = recycled(std::mem::take(&mut self.levels));
+        let done = RequestedLevel::resolve(arrays, request, options.dtype, options.projected, &mut levels)
+            .map_err(Failure::from)
+            .and_then(|()| {
+                let reading = Reading { levels: &levels, request, options, name };
+                self.read_levels(&reading, batch)
+            });
+        let count = levels.len();
+        self.levels = recycled(levels);
         done?;
-        batch.complete(levels.len());
+        batch.complete(count);
         Ok(())
     }
 
+    fn read_levels(&mut self, reading: &Reading<'_, '_>, batch: &mut Batch) -> Result<(), Failure> {
+        let Reading { levels, request, options, name } = *reading;
+        self.sort(levels, request)?;
+        // Chunks before memory: what a hostile spec claims is only believed once a file holds a row of that
+        // size.
+        let mut left = options.batch_bytes;
+        for (position, level) in levels.iter().enumerate() {
+            if let Some(first) = self.order.iter().find(|entry| entry.level == position).copied() {
+                for part in [Part::Payload, Part::Affine] {
+                    let shard = self.shard(request, level, part, first.shard);
+                    let Some(shard) = shard.map_err(Failure::of(first.slot))? else { continue };
+                    if shard.index.chunk(first.row, 0).is_none() {
+                        return Err(no_features(&shard, first.slot, name, level));
+                    }
+                }
+            }
+            let shape = level.shape(request.rows.len());
+            let bytes = shape.into_iter().try_fold(level.read.dtype.bytes(), usize::checked_mul);
+            left = bytes.and_then(|bytes| left.checked_sub(bytes as u64)).ok_or_else(|| {
+                let [n, h, w, c] = shape;
+                Error::invalid(format!(
+                    "level {}: a batch of {n}x{h}x{w}x{c} passes the budget of {} bytes",
+                    level.name(),
+                    options.batch_bytes
+                ))
+            })?;
+            batch.shape_level(position, shape, level.read.dtype)?;
+        }
+        let mut affine = std::mem::take(&mut self.affine);
+        let done = self.read_affine(reading, &mut affine).and_then(|()| {
+            let mut slots = recycled(std::mem::take(&mut self.slots));
+            slots.extend(batch.slots(levels.len()).map(Some));
+            self.read_part(Part::Payload, reading, &affine.values, slots)
+        });
+        self.affine = affine;
+        done
+    }
+
     /// Reads scales and offsets of all rows of all levels that have them.
-    fn read_affine(
-        &mut self,
-        order: &[Entry],
-        levels: &[RequestedLevel<'_>],
-        request: &Request<'_>,
-        options: PlaneOptions,
-        affine: &mut AffineMemory,
-        name: &dyn Fn(usize) -> String,
-    ) -> Result<()> {
+    fn read_affine(&mut self, reading: &Reading<'_, '_>, affine: &mut AffineMemory) -> Result<(), Failure> {
+        let Reading { levels, request, name, .. } = *reading;
         let rows = request.rows.len();
         let total: usize = levels.iter().map(|level| level.affine_values() * rows).sum();
         if total == 0 {
@@ -142,7 +191,7 @@ impl ReadPlane {
         }
         affine.bytes.resize(total * size_of::<f32>(), 0);
         affine.values.resize(total, 0.0);
-        let mut slots: Vec<Option<&mut [u8]>> = Vec::with_capacity(levels.len() * rows);
+        let mut slots = recycled(std::mem::take(&mut self.slots));
         let mut rest = affine.bytes.as_mut_slice();
         for level in levels {
             for _ in 0..rows {
@@ -151,7 +200,7 @@ impl ReadPlane {
                 slots.push((!row.is_empty()).then_some(row));
             }
         }
-        self.read_part(Part::Affine, order, levels, request, options, &[], slots, name)?;
+        self.read_part(Part::Affine, reading, &[], slots)?;
 
         let mut at = 0;
         for level in levels {
@@ -161,14 +210,10 @@ impl ReadPlane {
                 let values = affine.values.get_mut(at..end);
                 if let Err(what) = Affine::read(bytes.unwrap_or_default(), values.unwrap_or_default()) {
                     let shard = row / level.arrays.payload.unit_rows;
-                    let path = match self.shard(request, level, Part::Affine, shard)? {
-                        Some(shard) => shard.path.clone(),
-                        None => Default::default(),
-                    };
-                    return Err(Error::corrupt(
-                        path,
-                        format!("{}, level {}: {what}", name(slot), level.name()),
-                    ));
+                    let shard = self.shard(request, level, Part::Affine, shard)?;
+                    let path = shard.map(|shard| shard.path.clone()).unwrap_or_default();
+                    let what = format!("{}, level {}: {what}", name(slot), level.name());
+                    return Err(Failure::of(slot)(Error::corrupt(path, what)));
                 }
                 at = end;
             }
@@ -177,25 +222,25 @@ impl ReadPlane {
     }
 
     /// Reads one array of each level into `slots`, the memory of every row of every level.
-    #[expect(clippy::too_many_arguments, reason = "what one batch is; a struct would be built for this call")]
     fn read_part<'a>(
         &mut self,
         part: Part,
-        order: &[Entry],
-        levels: &'a [RequestedLevel<'_>],
-        request: &Request<'_>,
-        options: PlaneOptions,
+        reading: &'a Reading<'_, '_>,
         affine: &'a [f32],
         mut slots: Vec<Option<&'a mut [u8]>>,
-        name: &dyn Fn(usize) -> String,
-    ) -> Result<()> {
-        let mut rest = order;
-        while !rest.is_empty() {
-            let (pieces, done) = self.pieces(part, rest, levels, request, affine, &mut slots, name)?;
-            self.run(pieces, options).map_err(|fault| error_of(fault, levels, name))?;
-            rest = rest.get(done..).unwrap_or_default();
+    ) -> Result<(), Failure> {
+        let order = std::mem::take(&mut self.order);
+        let mut pieces = recycled(std::mem::take(&mut self.pieces));
+        let (mut rest, mut outcome) = (order.as_slice(), Ok(()));
+        while let (false, Ok(())) = (rest.is_empty(), &outcome) {
+            pieces.clear();
+            outcome = self.pieces(part, rest, reading, affine, &mut slots, &mut pieces).and_then(|done| {
+                rest = rest.get(done..).unwrap_or_default();
+                self.run(&mut pieces, reading)
+            });
         }
-        Ok(())
+        (self.order, self.pieces, self.slots) = (order, recycled(pieces), recycled(slots));
+        outcome
     }
 
     /// A shard of one of a level's arrays; `None` if the level has no such array.
@@ -213,7 +258,8 @@ impl ReadPlane {
 
     /// The file ranges that a request touches, merged where contiguous: what `bench read` compares with.
     pub(crate) fn ranges(&mut self, arrays: &StoreArrays, request: &Request<'_>) -> Result<Vec<FileRange>> {
-        let levels = resolve_levels(arrays, request, None, Projected::Channels)?;
+        let mut levels = Vec::new();
+        RequestedLevel::resolve(arrays, request, None, Projected::Channels, &mut levels)?;
         self.sort(&levels, request)?;
         let mut ranges: Vec<FileRange> = Vec::new();
         let order = std::mem::take(&mut self.order);
@@ -259,19 +305,18 @@ impl ReadPlane {
         Ok(())
     }
 
-    /// The chunks of the first entries, as many as files may be open; and how many entries those are.
-    #[expect(clippy::too_many_arguments, reason = "what one batch is; a struct would be built for this call")]
+    /// Adds the chunks of the first entries to `pieces`, as many as files may be open; and says how many
+    /// entries those are.
     fn pieces<'a>(
         &mut self,
         part: Part,
         entries: &[Entry],
-        levels: &'a [RequestedLevel<'_>],
-        request: &Request<'_>,
+        reading: &'a Reading<'_, '_>,
         affine: &'a [f32],
         slots: &mut [Option<&'a mut [u8]>],
-        name: &dyn Fn(usize) -> String,
-    ) -> Result<(Vec<Piece<'a>>, usize)> {
-        let mut pieces = Vec::with_capacity(entries.len());
+        pieces: &mut Vec<Piece<'a>>,
+    ) -> Result<usize, Failure> {
+        let Reading { levels, request, name, .. } = *reading;
         let mut open: Option<((usize, u64), Arc<OpenShard>)> = None;
         let mut files = 0;
         for (done, entry) in entries.iter().enumerate() {
@@ -283,9 +328,10 @@ impl ReadPlane {
                 _ => {
                     files += 1;
                     if files > self.shards.max_files() {
-                        return Ok((pieces, done));
+                        return Ok(done);
                     }
-                    let Some(shard) = self.shard(request, level, part, entry.shard)? else { continue };
+                    let shard = self.shard(request, level, part, entry.shard);
+                    let Some(shard) = shard.map_err(Failure::of(entry.slot))? else { continue };
                     open = Some((key, Arc::clone(&shard)));
                     shard
                 }
@@ -297,7 +343,7 @@ impl ReadPlane {
             let Some(mut target) = slot.and_then(Option::take) else { continue };
             for band in level.bands_of(part) {
                 let chunk = shard.index.chunk(entry.row, band);
-                let chunk = chunk.ok_or_else(|| no_features(&shard, &name(entry.slot), level))?;
+                let chunk = chunk.ok_or_else(|| no_features(&shard, entry.slot, name, level))?;
                 let (window, bytes) = level.window_of(part, band);
                 let (now, later) = target.split_at_mut(bytes.min(target.len()));
                 target = later;
@@ -314,123 +360,61 @@ impl ReadPlane {
                 });
             }
         }
-        Ok((pieces, entries.len()))
+        Ok(entries.len())
     }
 
     /// Reads all pieces, which are in file order.
-    fn run(&mut self, mut pieces: Vec<Piece<'_>>, options: PlaneOptions) -> Result<(), RunFault> {
+    fn run(&mut self, pieces: &mut [Piece<'_>], reading: &Reading<'_, '_>) -> Result<(), Failure> {
         let bytes: usize = pieces.iter().map(Piece::file_bytes).sum();
         let threads = self.pool.threads().min(bytes.div_ceil(MIN_TASK_BYTES)).max(1);
-        self.scratch.resize_with(self.scratch.len().max(threads), Scratch::new);
-        let fault: Mutex<Option<Fault>> = Mutex::new(None);
-        if let (1, Some(scratch)) = (threads, self.scratch.first_mut()) {
-            fetch(&mut pieces, options.verify, scratch)?;
-        } else {
-            let tasks = tasks(&mut pieces, (bytes / (threads * TASKS_PER_THREAD)).max(MIN_TASK_BYTES));
-            let tasks = Mutex::new(tasks.into_iter());
-            let workers: Vec<_> = self.scratch.iter_mut().take(threads).collect();
-            // A closure, so that the lock is let go before the task is worked on.
-            let next = || lock(&tasks).next();
-            self.pool.run(workers, |scratch| {
-                while let Some(task) = next() {
-                    if let Err(found) = fetch(task, options.verify, scratch) {
-                        // A worker that fails takes the remaining tasks away from all.
-                        lock(&tasks).by_ref().for_each(drop);
-                        lock(&fault).get_or_insert(found);
-                    }
+        self.scratch.resize_with(self.scratch.len().max(threads), Mutex::default);
+        let task_bytes = (bytes / (threads * TASKS_PER_THREAD)).max(MIN_TASK_BYTES);
+        let verify = reading.options.verify;
+        let (rest, fault, scratch) = (Mutex::new(pieces), Mutex::new(None), &self.scratch);
+        self.pool.run(threads, &|number| {
+            let Some(scratch) = scratch.get(number) else { return };
+            let scratch = &mut *lock(scratch);
+            loop {
+                let task = next_task(&mut lock(&rest), task_bytes);
+                if task.is_empty() {
+                    return;
                 }
-            })?;
-        }
-        if let Some(fault) = fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(fault.into());
-        }
-        if options.drop_pages {
-            for piece in &pieces {
-                let length = NonZeroU64::new(piece.file_bytes() as u64);
-                // Advice: a file system that does not take it is no reason to fail.
-                let _advice = rustix::fs::fadvise(
-                    &piece.shard.file,
-                    piece.offset,
-                    length,
-                    rustix::fs::Advice::DontNeed,
-                );
+                if let Err(found) = fetch(task, verify, scratch) {
+                    // A thread that fails takes the remaining tasks away from all.
+                    *lock(&rest) = &mut [];
+                    lock(&fault).get_or_insert(found);
+                }
             }
+        })?;
+        match fault.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(fault) => Err(Failure::of_piece(fault, reading.levels, reading.name)),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 
-fn resolve_levels<'a>(
-    arrays: &'a StoreArrays,
-    request: &Request<'_>,
-    dtype: Option<DType>,
-    projected: Projected,
-) -> Result<Vec<RequestedLevel<'a>>> {
-    RequestedLevel::resolve(arrays, request.bucket, request.levels, request.band, dtype, projected)
-}
-
-fn no_features(shard: &OpenShard, name: &str, level: &RequestedLevel<'_>) -> Error {
-    Error::corrupt(&shard.path, format!("{name}, level {}: no features", level.name()))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-enum RunFault {
-    Piece(Fault),
-    Other(Error),
-}
-
-impl From<Fault> for RunFault {
-    fn from(fault: Fault) -> Self {
-        Self::Piece(fault)
-    }
-}
-
-impl From<Error> for RunFault {
-    fn from(error: Error) -> Self {
-        Self::Other(error)
-    }
-}
-
-/// Cuts the pieces into tasks of about `bytes`, at best where a read would end anyway.
-fn tasks<'p, 'a>(mut pieces: &'p mut [Piece<'a>], bytes: usize) -> Vec<&'p mut [Piece<'a>]> {
-    let mut tasks = Vec::new();
-    while !pieces.is_empty() {
-        let mut sum = 0;
-        let fits = |piece: &Piece<'_>| {
-            sum += piece.file_bytes();
-            sum <= bytes
-        };
-        let count = pieces.iter().map(fits).take_while(|fits| *fits).count().max(1);
-        let (task, rest) = pieces.split_at_mut(count);
-        tasks.push(task);
-        pieces = rest;
-    }
-    tasks
-}
-
-fn error_of(fault: RunFault, levels: &[RequestedLevel<'_>], name: &dyn Fn(usize) -> String) -> Error {
-    let fault = match fault {
-        RunFault::Piece(fault) => fault,
-        RunFault::Other(error) => return error,
+/// Splits the first pieces off, of about `bytes`.
+fn next_task<'p, 'a>(rest: &mut &'p mut [Piece<'a>], bytes: usize) -> &'p mut [Piece<'a>] {
+    let mut sum = 0;
+    let fits = |piece: &Piece<'_>| {
+        sum += piece.file_bytes();
+        sum <= bytes
     };
-    let path = fault.shard.path.clone();
-    let place = format!(
-        "{}, level {}, band {}",
-        name(fault.place.slot),
-        levels.get(fault.place.level).map_or("?", |level| level.name()),
-        fault.place.band
-    );
-    match fault.cause {
-        Cause::Io(source) => Error::Io { path, source },
-        Cause::Ends(at) => Error::corrupt(path, format!("{place}: the file ends at byte {at}")),
-        Cause::Checksum { expected, found } => {
-            Error::corrupt(path, format!("{place}: {}", differs(expected, found)))
-        }
-        Cause::Frame(what) => Error::corrupt(path, format!("{place}: {what}")),
-    }
+    let pieces = std::mem::take(rest);
+    let count = pieces.iter().map(fits).take_while(|fits| *fits).count().max(1).min(pieces.len());
+    let (task, later) = pieces.split_at_mut(count);
+    *rest = later;
+    task
+}
+
+/// The memory of a vector for elements of another lifetime: collecting nothing in place keeps it.
+fn recycled<T, U>(mut vector: Vec<T>) -> Vec<U> {
+    vector.clear();
+    vector.into_iter().filter_map(|_| None).collect()
+}
+
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

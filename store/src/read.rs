@@ -6,7 +6,9 @@ use crate::band::RowBand;
 use crate::bucket::{Bucket, bucket_of};
 use crate::open_shard::ShardCache;
 use crate::plane::{FileRange, PlaneOptions, ReadPlane, Request};
-use crate::{Batch, DType, Error, LevelId, Projected, Result, RowId, SampleRow, Status, Store, layout};
+use crate::{
+    Batch, DType, Error, LevelId, PagePolicy, Projected, Result, RowId, SampleRow, Status, Store, layout,
+};
 use std::cell::{RefCell, RefMut};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,6 +17,8 @@ use std::sync::Arc;
 pub const DEFAULT_READ_THREADS: usize = 2;
 /// Shard files that a reader keeps open unless told otherwise: well below the usual limit of 1024.
 pub const DEFAULT_OPEN_FILES: usize = 256;
+/// Bytes of a batch unless told otherwise.
+pub const DEFAULT_BATCH_BYTES: u64 = 16 << 30;
 /// Memory for the indexes of open shards.
 const MAX_INDEX_BYTES: usize = 64 << 20;
 
@@ -33,6 +37,10 @@ pub struct ReadOptions {
     pub projected: Projected,
     /// Shard files kept open. Zero is one.
     pub open_files: usize,
+    /// What a batch may take at most; a larger one is refused before there is memory for it.
+    pub batch_bytes: u64,
+    /// What becomes of a row whose bytes on disk are not what they should be.
+    pub corrupt: OnCorrupt,
 }
 
 impl Default for ReadOptions {
@@ -40,12 +48,32 @@ impl Default for ReadOptions {
         Self {
             verify: Verify::On,
             threads: DEFAULT_READ_THREADS,
-            pages: PagePolicy::Keep,
+            pages: PagePolicy::default(),
             dtype: None,
             projected: Projected::Channels,
             open_files: DEFAULT_OPEN_FILES,
+            batch_bytes: DEFAULT_BATCH_BYTES,
+            corrupt: OnCorrupt::Fail,
         }
     }
+}
+
+/// What becomes of a row whose bytes on disk are not what they should be, not even when read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnCorrupt {
+    /// The read fails with [`Error::Corrupt`].
+    Fail,
+    /// The batch goes without the row, which [`Reader::counts`] counts: see [`Batch::rows`] for those it has.
+    Skip,
+}
+
+/// What a reader has met so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReadCounts {
+    /// Rows left out for corruption, once for every time they were asked for.
+    pub skipped: u64,
+    /// Chunks that were right only when read again, from the disk itself.
+    pub mended: u64,
 }
 
 /// Whether checksums are verified.
@@ -55,15 +83,6 @@ pub enum Verify {
     On,
     /// Bytes are handed out as they are.
     Off,
-}
-
-/// What happens to the page cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PagePolicy {
-    /// What was read may stay: for stores that fit into memory.
-    Keep,
-    /// What was read is dropped: for stores so large that it would only push out what others need.
-    Drop,
 }
 
 /// Reads features of one store. Opens files and starts threads at first use and is safe to use in a
@@ -83,9 +102,11 @@ pub struct Reader {
 #[derive(Debug)]
 struct State {
     plane: ReadPlane,
-    /// Reused: rows of the bucket's arrays, and level numbers.
+    /// Reused: row ids, rows of the bucket's arrays, and level numbers.
+    ids: Vec<RowId>,
     rows: Vec<u64>,
     levels: Vec<usize>,
+    skipped: u64,
 }
 
 impl Store {
@@ -96,16 +117,19 @@ impl Store {
     pub fn reader(&self, options: ReadOptions) -> Result<Reader> {
         let (rows, buckets) = self.shared();
         let arrays = Arc::clone(self.arrays());
-        let shards = ShardCache::new(self.layout().clone(), options.open_files, MAX_INDEX_BYTES);
-        let plane = ReadPlane::new(shards, options.threads);
-        let state = RefCell::new(State { plane, rows: Vec::new(), levels: Vec::new() });
+        let shards =
+            ShardCache::new(self.layout().clone(), options.open_files, MAX_INDEX_BYTES, options.pages);
+        let plane = ReadPlane::new(shards, options.pages.threads(options.threads));
+        let (ids, levels) = (Vec::new(), Vec::new());
+        let state = RefCell::new(State { plane, ids, rows: Vec::new(), levels, skipped: 0 });
         Ok(Reader { rows, buckets, arrays, root: self.root().to_owned(), options, state })
     }
 }
 
 impl Reader {
     /// Reads `levels` of `rows`, in these orders, into `batch`: all of each map, or the rows of cells in
-    /// `band`. Rows may repeat and must be of one bucket. After an error the batch shows nothing.
+    /// `band`. Rows may repeat and must be of one bucket. After an error the batch shows nothing; with
+    /// [`OnCorrupt::Skip`] it may lack rows, all of them at worst.
     ///
     /// # Errors
     /// [`Error::FailedSample`] for a row without features, [`Error::NotFound`] for a row that does not
@@ -120,31 +144,63 @@ impl Reader {
         batch: &mut Batch,
     ) -> Result<()> {
         batch.begin(&[]);
-        let State { plane, rows: places, levels: numbers } = &mut *self.state()?;
+        let State { plane, ids, rows: places, levels: numbers, skipped } = &mut *self.state()?;
         let Some(bucket) = self.place(rows, places)? else { return Ok(()) };
+        ids.clear();
+        ids.extend_from_slice(rows);
         numbers.clear();
         numbers.extend(levels.iter().map(|level| level.0));
-        let request = Request { bucket, levels: numbers, ids: rows, rows: places, band };
         let options = PlaneOptions {
             verify: self.options.verify == Verify::On,
-            drop_pages: self.options.pages == PagePolicy::Drop,
             dtype: self.options.dtype,
             projected: self.options.projected,
+            batch_bytes: self.options.batch_bytes,
         };
-        let name = |position: usize| match rows.get(position).and_then(|id| self.row(*id)) {
-            Some(row) => format!("row {} (sample {}/{}, view {})", row.id, row.split, row.key, row.view),
-            None => format!("row number {position} of the batch"),
-        };
-        plane.read(&self.arrays, &request, options, batch, &name)
+        loop {
+            let request = Request { bucket, levels: numbers, ids, rows: places, band };
+            let name = |position: usize| match ids.get(position).and_then(|id| self.row(*id)) {
+                Some(row) => format!("row {} (sample {}/{}, view {})", row.id, row.split, row.key, row.view),
+                None => format!("row number {position} of the batch"),
+            };
+            let Err(failure) = plane.read(&self.arrays, &request, options, batch, &name) else {
+                return Ok(());
+            };
+            match (failure.error, failure.slot) {
+                (error @ Error::Corrupt { .. }, Some(slot)) if self.options.corrupt == OnCorrupt::Skip => {
+                    log::warn!("{error}: skipped");
+                    *skipped += 1;
+                    ids.remove(slot);
+                    places.remove(slot);
+                    if ids.is_empty() {
+                        return Ok(());
+                    }
+                }
+                (error, _) => return Err(error),
+            }
+        }
     }
 
-    /// The file ranges of whole maps of these rows, merged where contiguous: what `bench_read` reads raw.
-    pub(crate) fn file_ranges(&self, rows: &[RowId], levels: &[LevelId]) -> Result<Vec<FileRange>> {
-        let State { plane, rows: places, levels: numbers } = &mut *self.state()?;
+    /// What this reader has met so far.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] while it reads.
+    pub fn counts(&self) -> Result<ReadCounts> {
+        let State { plane, skipped, .. } = &*self.state()?;
+        Ok(ReadCounts { skipped: *skipped, mended: plane.mended() })
+    }
+
+    /// The file ranges of these rows, merged where contiguous: what is read raw for comparison.
+    pub(crate) fn file_ranges(
+        &self,
+        rows: &[RowId],
+        levels: &[LevelId],
+        band: Option<RowBand>,
+    ) -> Result<Vec<FileRange>> {
+        let State { plane, rows: places, levels: numbers, .. } = &mut *self.state()?;
         let Some(bucket) = self.place(rows, places)? else { return Ok(Vec::new()) };
         numbers.clear();
         numbers.extend(levels.iter().map(|level| level.0));
-        let request = Request { bucket, levels: numbers, ids: rows, rows: places, band: None };
+        let request = Request { bucket, levels: numbers, ids: rows, rows: places, band };
         plane.ranges(&self.arrays, &request)
     }
 
@@ -255,6 +311,54 @@ mod tests {
             }
         }
         assert!(ok > 10 && failed > 2 && missing > 0, "{ok} {failed} {missing}");
+    }
+
+    #[test]
+    fn corrupt_rows_are_skipped_and_counted_if_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = unfinished(folder.path());
+        for unit in writer.missing_units().unwrap() {
+            commit(&writer, &unit);
+        }
+        writer.finish().unwrap();
+        let store = Store::open(folder.path(), OpenOptions::default()).unwrap();
+        let bucket = &store.buckets()[0];
+        let rows: Vec<RowId> = (bucket.rows.start.0..bucket.rows.end.0)
+            .map(RowId)
+            .filter(|id| store.row(*id).unwrap().status == Status::Ok)
+            .collect();
+        let levels = [LevelId(0), LevelId(1)];
+        let strict = store.reader(ReadOptions::default()).unwrap();
+        let lenient =
+            store.reader(ReadOptions { corrupt: OnCorrupt::Skip, ..ReadOptions::default() }).unwrap();
+        let (mut all, mut batch) = (Batch::new(), Batch::new());
+        strict.read(&rows, &levels, None, &mut all).unwrap();
+        let ranges = strict.file_ranges(&[rows[1]], &[LevelId(1)], None).unwrap();
+        let (path, at) = (ranges[0].shard.path.clone(), ranges[0].bytes.start as usize);
+        let good = std::fs::read(&path).unwrap();
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+
+        assert!(matches!(strict.read(&rows, &levels, None, &mut batch), Err(Error::Corrupt { .. })));
+        lenient.read(&rows, &levels, None, &mut batch).unwrap();
+        let kept: Vec<RowId> = rows.iter().copied().filter(|id| *id != rows[1]).collect();
+        assert_eq!(batch.rows(), kept);
+        let row_bytes = all.level(0).bytes.len() / rows.len();
+        assert_eq!(batch.level(0).bytes[row_bytes..], all.level(0).bytes[2 * row_bytes..]);
+        assert_eq!(lenient.counts().unwrap(), ReadCounts { skipped: 1, mended: 0 });
+        // A batch of that row alone has no row.
+        lenient.read(&[rows[1], rows[1]], &levels, None, &mut batch).unwrap();
+        assert_eq!((batch.rows(), batch.level_count()), (&[][..], 0));
+        assert_eq!(lenient.counts().unwrap().skipped, 3);
+        // What makes no sense is an error still.
+        assert!(lenient.read(&rows, &[LevelId(7)], None, &mut batch).is_err());
+        // A shard whose index is gone: all of its rows.
+        std::fs::write(&path, &good[..good.len() - 1]).unwrap();
+        let fresh = store.reader(ReadOptions { corrupt: OnCorrupt::Skip, ..ReadOptions::default() }).unwrap();
+        fresh.read(&rows, &levels, None, &mut batch).unwrap();
+        assert_eq!(fresh.counts().unwrap().skipped + batch.rows().len() as u64, rows.len() as u64);
+        assert!(fresh.counts().unwrap().skipped > 1);
     }
 
     #[test]

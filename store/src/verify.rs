@@ -14,7 +14,7 @@ use crate::spec::MAX_DOCUMENT_BYTES;
 use crate::staged::Digest;
 use crate::storage::{FsStorage, Storage};
 use crate::table::record::{self, FileEntry};
-use crate::{Compression, Error, OpenOptions, Result, RowId, Status, Store, Unit};
+use crate::{Compression, Error, OpenOptions, PagePolicy, Result, RowId, Status, Store, Unit};
 use serde::Serialize;
 use std::collections::HashSet;
 use std::io::ErrorKind;
@@ -249,7 +249,7 @@ fn check_shard(
     block: &mut [u8],
     name_row: &dyn Fn(RowId, &str) -> String,
 ) -> Result<Vec<Problem>> {
-    let shard = OpenShard::open(store.layout(), array, number)?;
+    let shard = OpenShard::open(store.layout(), array, number, PagePolicy::Buffered)?;
     let mut problems = Vec::new();
     let mut note = |row: u64, what: &str| {
         let what = name_row(RowId(first + row), what);
@@ -294,7 +294,7 @@ fn read_affine(shard: &OpenShard, array: &ArraySpec, row: u64) -> Result<Vec<u8>
     for chunk in (0..array.geometry.bands).filter_map(|band| shard.index.chunk(row, band)) {
         let start = bytes.len();
         bytes.resize(start + band_bytes, 0);
-        let read = shard.file.read_exact_at(bytes.get_mut(start..).unwrap_or_default(), chunk.start);
+        let read = shard.file.file().read_exact_at(bytes.get_mut(start..).unwrap_or_default(), chunk.start);
         read.map_err(Error::io(&shard.path))?;
     }
     Ok(bytes)
@@ -321,7 +321,7 @@ impl Frame {
 }
 
 fn read_exact(shard: &OpenShard, bytes: &mut [u8], at: u64) -> Result<()> {
-    shard.file.read_exact_at(bytes, at).map_err(|e| match e.kind() {
+    shard.file.file().read_exact_at(bytes, at).map_err(|e| match e.kind() {
         ErrorKind::UnexpectedEof => Error::corrupt(&shard.path, "the file ends inside a chunk"),
         _ => Error::io(&shard.path)(e),
     })

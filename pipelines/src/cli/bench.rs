@@ -16,7 +16,7 @@ pub struct BenchArgs {
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub enum BenchCommand {
-    /// Random whole-sample reads as a ratio to raw preadv of the same ranges.
+    /// Random reads, whole and in part, by every page policy, as a ratio to raw reads of the same ranges.
     Read(BenchReadArgs),
     /// Shuffled batches, read ahead, as tensors: as a ratio to raw preadv of the same ranges.
     Loader(BenchLoaderArgs),
@@ -27,8 +27,9 @@ pub enum BenchCommand {
 /// `featcache bench read`
 #[derive(Debug, Args)]
 pub struct BenchReadArgs {
-    /// The store.
-    pub store: PathBuf,
+    /// The stores: of several sizes of sample, or encodings of the same features.
+    #[arg(required = true)]
+    pub stores: Vec<PathBuf>,
     /// Rows read a repetition.
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = count)]
     pub samples: usize,

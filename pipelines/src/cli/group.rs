@@ -2,6 +2,7 @@
 //! read.
 
 use super::number::{MOST_MIB, threads};
+use crate::page_choice::PageChoice;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
@@ -128,6 +129,13 @@ pub struct LoaderArgs {
         value_parser = clap::value_parser!(u64).range(..=MOST_MIB)
     )]
     pub prefetch_mib: u64,
+    /// What reading does with the page cache: buffered (keeps what was read), dontcache, direct (around it);
+    /// auto keeps a store that fits into memory and tests the disk for one that does not.
+    #[arg(long, default_value_t = PageChoice::Auto, value_name = "POLICY")]
+    pub pages: PageChoice,
+    /// Go on without rows that are corrupt on disk, and count them.
+    #[arg(long)]
+    pub skip_corrupt: bool,
 }
 
 /// How features lie on disk.

@@ -31,7 +31,7 @@ pub(super) fn run(args: &EvalArgs, quiet: bool) -> Result<Report> {
     let settings = EvaluateSettings {
         split: args.split.clone(),
         view: args.view.clone(),
-        loader: super::train::loader(&args.loader),
+        loader: super::train::loader(&args.loader, &store)?,
         progress: Some(&progress),
         device: model::device(&args.machine)?,
         stop: Some(interrupt::flag()?),

@@ -10,7 +10,7 @@ use featcache_heads::loader::LoaderOptions;
 use featcache_heads::objects::LeftOut;
 use featcache_heads::recipe::TrainRecipe;
 use featcache_heads::train::{TrainJob, TrainProgress, TrainSettings, TrainSummary, train_together};
-use featcache_store::{OpenOptions, Store};
+use featcache_store::{OnCorrupt, OpenOptions, ReadOptions, Store};
 use std::path::{Path, PathBuf};
 
 /// Parts of the loss that a line of progress shows.
@@ -43,7 +43,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<Report> {
     };
     let settings = TrainSettings {
         split: args.split.clone(),
-        loader: loader(&args.loader),
+        loader: loader(&args.loader, &store)?,
         device: model::device(&args.machine)?,
         stop: Some(interrupt::flag()?),
         progress: Some(&progress),
@@ -64,9 +64,11 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<Report> {
 }
 
 /// How the store is read, as the flags say.
-pub(super) fn loader(args: &LoaderArgs) -> LoaderOptions {
+pub(super) fn loader(args: &LoaderArgs, store: &Store) -> Result<LoaderOptions> {
     let (threads, bytes) = (args.reader_threads, args.prefetch_mib << 20);
-    LoaderOptions { threads, bytes, ..LoaderOptions::default() }
+    let corrupt = if args.skip_corrupt { OnCorrupt::Skip } else { OnCorrupt::Fail };
+    let read = ReadOptions { pages: args.pages.of(store)?, corrupt, ..ReadOptions::default() };
+    Ok(LoaderOptions { threads, bytes, read })
 }
 
 fn show(line: &TrainProgress) -> String {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use featcache_store::{PolicyRate, SelfTest};
+
 use super::Check;
 
 /// Below this much memory the larger backbones do not fit (SwinV2-B in bfloat16 at 800×1333 takes about two).
@@ -39,6 +41,34 @@ pub(super) fn memory() -> Check {
     } else {
         Check::ok(name, found)
     }
+}
+
+/// Memory that files read may come to lie in: what is available, and no more than the control group allows.
+/// `None` where the system does not tell.
+pub(crate) fn free_memory_bytes() -> Option<u64> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let available = meminfo_bytes(&meminfo, "MemAvailable")?;
+    Some(control_group_limit().map_or(available, |limit| limit.min(available)))
+}
+
+/// How the disk reads what is not in memory, by each page policy.
+pub(super) fn cold_reading(folder: &Path) -> Check {
+    let name = "cold reading";
+    let mut at = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
+    while !at.exists() && at.pop() {}
+    let test = match SelfTest::of_folder(&at) {
+        Ok(test) => test,
+        Err(error) => {
+            return Check::warning(name, format!("not known: {error}"), "name a folder with --disk");
+        }
+    };
+    let rate = |rate: &PolicyRate| match rate.gb_per_s {
+        Some(gb_per_s) => format!("{} {gb_per_s:.2} GB/s", rate.pages),
+        None => format!("{} refused", rate.pages),
+    };
+    let rates = test.rates.iter().map(rate).collect::<Vec<_>>().join(", ");
+    let chosen = test.fastest_around_the_cache().unwrap_or_default();
+    Check::ok(name, format!("{rates}; a store beyond memory is read {chosen}"))
 }
 
 /// Free space where a store would be written; a folder that does not exist yet is judged by its parent.

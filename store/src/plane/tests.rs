@@ -2,6 +2,7 @@
 //! written; then they are damaged.
 
 mod compressed;
+mod pages;
 mod quantised;
 
 use super::*;
@@ -9,15 +10,15 @@ use crate::array::{ArraySpec, LevelArrays};
 use crate::layout::Layout;
 use crate::zarr::{array_document, document_bytes};
 use crate::{
-    Bucket, DType, ElementType, Encodings, FsStorage, LevelSpec, NumberFormat, ShardWriter, Size, Staged,
-    Storage,
+    Bucket, DType, ElementType, Encodings, FsStorage, LevelSpec, NumberFormat, PagePolicy, ShardWriter, Size,
+    Staged, Storage,
 };
 use proptest::prelude::*;
 use std::fs;
 use std::path::PathBuf;
 
 const VERIFY: PlaneOptions =
-    PlaneOptions { verify: true, drop_pages: false, dtype: None, projected: Projected::Channels };
+    PlaneOptions { verify: true, dtype: None, projected: Projected::Channels, batch_bytes: 1 << 40 };
 
 /// Arrays with all their shards on disk; row `empty` of the bucket has no features.
 struct Shards {
@@ -138,7 +139,12 @@ impl Shards {
     }
 
     fn plane(&self, threads: usize, files: usize) -> ReadPlane {
-        ReadPlane::new(ShardCache::new(Layout::new(self.folder.path()), files, 1 << 20), threads)
+        self.plane_with(threads, files, PagePolicy::Buffered)
+    }
+
+    fn plane_with(&self, threads: usize, files: usize, pages: PagePolicy) -> ReadPlane {
+        let layout = Layout::new(self.folder.path());
+        ReadPlane::new(ShardCache::new(layout, files, 1 << 20, pages), threads)
     }
 
     fn read(
@@ -152,7 +158,8 @@ impl Shards {
     ) -> Result<()> {
         let ids: Vec<RowId> = rows.iter().map(|row| RowId(100 + row)).collect();
         let request = Request { bucket: 0, levels, ids: &ids, rows, band };
-        plane.read(&self.arrays, &request, options, batch, &|i| format!("row {} (key k{})", rows[i], rows[i]))
+        let name = |i: usize| format!("row {} (key k{})", rows[i], rows[i]);
+        plane.read(&self.arrays, &request, options, batch, &name).map_err(|failure| failure.error)
     }
 
     fn check(
@@ -211,7 +218,7 @@ fn every_band_and_every_type() {
         let band = Some(RowBand { start, end });
         for dtype in [None, Some(DType::F32), Some(DType::Bf16), Some(DType::F16)] {
             for verify in [true, false] {
-                let options = PlaneOptions { verify, drop_pages: verify, dtype, ..VERIFY };
+                let options = PlaneOptions { verify, dtype, ..VERIFY };
                 shards.read(&mut plane, &[1, 4], &[0, 1, 2], band, options, &mut batch).unwrap();
                 shards.check(&batch, &[1, 4], &[0, 1, 2], band, dtype);
             }
@@ -394,8 +401,11 @@ fn a_spec_larger_than_its_files_allocates_nothing() {
         fs::write(folder.join("c.0.0.0.0"), shard).unwrap();
         let mut batch = Batch::new();
         let request = Request { bucket: 0, levels: &[0], ids: &[RowId(0)], rows: &[0], band: None };
-        let error =
-            shards.plane(1, 9).read(&arrays, &request, VERIFY, &mut batch, &|_| String::new()).unwrap_err();
+        let error = shards
+            .plane(1, 9)
+            .read(&arrays, &request, VERIFY, &mut batch, &|_| String::new())
+            .unwrap_err()
+            .error;
         assert!(matches!(error, Error::Corrupt { .. }), "{error}");
         assert!(error.to_string().contains(what), "{error}");
         assert_eq!(batch.capacity_bytes(), 0);
