@@ -78,6 +78,8 @@ pub struct Report {
     pub data_wait: f64,
     /// Bytes of features read.
     pub read_bytes: u64,
+    /// Samples left out because they are corrupt on disk.
+    pub skipped: u64,
 }
 
 /// Scores the run in `folder` on a store of the same fingerprint and categories.
@@ -141,5 +143,6 @@ pub fn evaluate_run(run: &Run, store: &Store, settings: &EvaluateSettings<'_>) -
         seconds: costs.seconds,
         data_wait: costs.data_wait,
         read_bytes: costs.read_bytes,
+        skipped: costs.skipped,
     })
 }

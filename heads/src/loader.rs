@@ -11,6 +11,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use featcache_store::{Batch, LevelBatch, LevelId, LevelSpec, ReadOptions, Reader, RowId, Size, Store};
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
@@ -62,7 +63,8 @@ pub type ReadTarget<'a, T> = dyn Fn(RowId) -> Result<T> + Sync + 'a;
 /// A batch as bytes, handed from a reading thread to the training thread.
 #[derive(Debug)]
 pub struct LoadedBatch<T> {
-    /// The rows and their padded size.
+    /// The rows and their padded size. Rows that are corrupt on disk are not among them if the read options
+    /// say so; there may be none left.
     pub rows: BatchRows,
     /// Where training stands once this batch is done.
     pub next: Position,
@@ -97,6 +99,8 @@ pub struct Shared<'a, T> {
     options: LoaderOptions,
     state: Mutex<State>,
     changed: Condvar,
+    /// Rows left out because they are corrupt on disk.
+    skipped: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -175,8 +179,8 @@ impl<'a, T: Send> Shared<'a, T> {
             stopped: false,
             spare: Vec::new(),
         };
-        let (state, changed) = (Mutex::new(state), Condvar::new());
-        Ok(Self { store, order, span, levels: ids, row_cost, read_target, options, state, changed })
+        let (state, changed, skipped) = (Mutex::new(state), Condvar::new(), AtomicU64::new(0));
+        Ok(Self { store, order, span, levels: ids, row_cost, read_target, options, state, changed, skipped })
     }
 
     /// Starts the reading threads in `scope`; they end when the span is read or the loader dropped.
@@ -204,12 +208,17 @@ impl<'a, T: Send> Shared<'a, T> {
     }
 
     fn load(&self, reader: &mut Option<Reader>, job: Job) -> Result<LoadedBatch<T>> {
-        let Job { rows, next, ends_epoch, bytes, mut batch } = job;
+        let Job { mut rows, next, ends_epoch, bytes, mut batch } = job;
         let reader = match reader {
             Some(reader) => reader,
             None => reader.insert(self.store.reader(self.options.read)?),
         };
         reader.read(&rows.rows, &self.levels, None, &mut batch)?;
+        if batch.rows().len() < rows.rows.len() {
+            let skipped = rows.rows.len() - batch.rows().len();
+            self.skipped.fetch_add(skipped as u64, Ordering::Relaxed);
+            rows.rows = batch.rows().to_vec();
+        }
         let targets = rows.rows.iter().map(|&row| (self.read_target)(row)).collect::<Result<_>>()?;
         Ok(LoadedBatch { rows, next, ends_epoch, targets, batch, bytes })
     }
@@ -321,6 +330,11 @@ impl<T: Send> Loader<'_, T> {
     /// Bytes of memory for features: of the batches that are being read, wait or are in use, and idle.
     pub fn memory_bytes(&self) -> u64 {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).memory_bytes()
+    }
+
+    /// Rows so far that were left out because they are corrupt on disk.
+    pub fn skipped(&self) -> u64 {
+        self.shared.skipped.load(Ordering::Relaxed)
     }
 
     /// Bytes of features in the batches given back so far.

@@ -105,6 +105,8 @@ pub struct TrainSummary {
     pub failed_rows: u64,
     /// Rows left out because the store is not complete.
     pub missing_rows: u64,
+    /// Rows left out because they are corrupt on disk, once for every visit.
+    pub skipped_rows: u64,
     /// Samples left out by `train.empty` and `train.min_side`.
     pub dropped_samples: u64,
     /// Rows visited by this call whose sample has no label: no label map, no object.
@@ -216,9 +218,21 @@ pub fn train_together(
     let shared = Shared::new(store, &order, span, &levels.specs, &read_target, loader)?;
     let begin = Instant::now();
     let mut stopped = false;
-    let (waited, read_bytes) = std::thread::scope(|scope| -> Result<_> {
+    let (waited, read_bytes, skipped_rows) = std::thread::scope(|scope| -> Result<_> {
         let mut loader = shared.start(scope);
         while let Some(mut batch) = loader.next_batch()? {
+            if batch.rows.rows.is_empty() {
+                // All of its rows are corrupt: a step that teaches nothing.
+                for trainee in trainees.iter_mut().filter(|trainee| trainee.step == step) {
+                    trainee.pass_over(batch.next);
+                    if trainee.checkpoint_due(batch.ends_epoch) || step + 1 == steps {
+                        trainee.save()?;
+                    }
+                }
+                loader.recycle(batch);
+                step += 1;
+                continue;
+            }
             let maps = levels.maps(&batch, settings.device)?;
             let (rows, targets) = (batch.rows.clone(), std::mem::take(&mut batch.targets));
             let (next, ends_epoch) = (batch.next, batch.ends_epoch);
@@ -255,7 +269,7 @@ pub fn train_together(
                 break;
             }
         }
-        Ok((loader.waited(), loader.bytes()))
+        Ok((loader.waited(), loader.bytes(), loader.skipped()))
     })?;
     let seconds = begin.elapsed().as_secs_f64();
     let summary = |(head, trainee): (usize, &Trainee)| TrainSummary {
@@ -268,6 +282,7 @@ pub fn train_together(
         samples: attendance.samples as u64,
         failed_rows: failed,
         missing_rows: missing,
+        skipped_rows,
         dropped_samples: (listed - attendance.samples) as u64,
         unlabelled_rows: trainee.unlabelled_rows,
         left_out: truths.left_out(head),

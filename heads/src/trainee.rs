@@ -162,6 +162,12 @@ impl Trainee {
         Ok(())
     }
 
+    /// Counts a step whose batch has no row that could be read.
+    pub(crate) fn pass_over(&mut self, next: Position) {
+        self.step += 1;
+        self.position = next;
+    }
+
     /// One step; the line of the log, if one is due.
     ///
     /// # Errors

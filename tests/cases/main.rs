@@ -7,6 +7,7 @@ mod bad_input;
 mod broken_images;
 mod coco_eval;
 mod coco_stuff;
+mod corrupt_rows;
 mod datasets;
 mod detection;
 mod detection_program;

@@ -53,6 +53,8 @@ pub struct DetectionReport {
     pub metric_seconds: f64,
     /// Bytes of features read.
     pub read_bytes: u64,
+    /// Samples left out because they are corrupt on disk.
+    pub skipped: u64,
 }
 
 /// A report with what it was made from.
@@ -149,6 +151,7 @@ pub fn evaluate_detector(
         data_wait: costs.data_wait,
         metric_seconds: begin.elapsed().as_secs_f64(),
         read_bytes: costs.read_bytes,
+        skipped: costs.skipped,
     };
     Ok(DetectionScores { report, truth, found, boxes, masks, rows })
 }

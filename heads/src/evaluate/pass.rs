@@ -20,6 +20,8 @@ pub(super) struct Costs {
     pub(super) data_wait: f64,
     /// Bytes of features read.
     pub(super) read_bytes: u64,
+    /// Rows left out because they are corrupt on disk.
+    pub(super) skipped: u64,
 }
 
 /// What is passed over.
@@ -45,11 +47,15 @@ pub(super) fn pass<T: Send>(
     let span = Span { start: Position::default(), batches: order.epoch(0).len() };
     let shared = Shared::new(store, &order, span, levels, read_target, settings.loader.clone())?;
     let begin = Instant::now();
-    let (waited, read_bytes) = std::thread::scope(|scope| -> Result<_> {
+    let (waited, read_bytes, skipped) = std::thread::scope(|scope| -> Result<_> {
         let _guard = tch::no_grad_guard();
         let mut loader = shared.start(scope);
         let mut done = 0;
         while let Some(batch) = loader.next_batch()? {
+            if batch.rows.rows.is_empty() {
+                loader.recycle(batch);
+                continue;
+            }
             let maps = batch.maps(kind, settings.device)?;
             score(&batch, &maps)?;
             done += batch.rows.rows.len() as u64;
@@ -63,9 +69,9 @@ pub(super) fn pass<T: Send>(
                 return Err(Error::Stopped { what });
             }
         }
-        Ok((loader.waited(), loader.bytes()))
+        Ok((loader.waited(), loader.bytes(), loader.skipped()))
     })?;
     let seconds = begin.elapsed().as_secs_f64();
     let data_wait = if seconds > 0.0 { waited.as_secs_f64() / seconds } else { 0.0 };
-    Ok(Costs { seconds, data_wait, read_bytes })
+    Ok(Costs { seconds, data_wait, read_bytes, skipped })
 }

@@ -71,6 +71,9 @@ fn text(scored: &Scored) -> String {
         scored.step,
         duration(scored.seconds)
     );
+    if scored.skipped > 0 {
+        text += &format!("left out: {} corrupt on disk\n", scored.skipped);
+    }
     if scored.unlabelled + scored.failed + scored.missing > 0 {
         text += &format!(
             "left out: {} without label map, {} failed at extraction, {} not extracted yet\n",

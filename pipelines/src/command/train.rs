@@ -114,6 +114,9 @@ fn text(run: &Path, summary: &TrainSummary) -> String {
     if summary.failed_rows + summary.missing_rows > 0 {
         text += &format!(" ({} rows failed, {} missing)", summary.failed_rows, summary.missing_rows);
     }
+    if summary.skipped_rows > 0 {
+        text += &format!(" ({} reads skipped: corrupt on disk)", summary.skipped_rows);
+    }
     if summary.dropped_samples > 0 {
         text += &format!(" ({} dropped: without labels or too small)", summary.dropped_samples);
     }

@@ -119,6 +119,9 @@ fn text(scored: &Scored) -> String {
     if let Some(what) = &scores.masks_left_out {
         text += &format!("masks are not scored: {what}\n");
     }
+    if scores.skipped > 0 {
+        text += &format!("left out: {} corrupt on disk\n", scores.skipped);
+    }
     if scores.failed + scores.missing > 0 {
         let (failed, missing) = (scores.failed, scores.missing);
         text += &format!("left out: {failed} failed at extraction, {missing} not extracted yet\n");
