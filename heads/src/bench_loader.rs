@@ -1,7 +1,7 @@
 //! How fast shuffled batches become tensors, read ahead as a training loop reads them, as a ratio to plain
 //! `preadv` of the very same file ranges in the same run. Measures and returns numbers; draws nothing.
 
-use crate::loader::{DEFAULT_PREFETCH_BYTES, Loader, LoaderOptions, Shared, Span};
+use crate::loader::{Loader, LoaderOptions, Shared, Span};
 use crate::order::{Order, OrderOptions, OrderRow, Position};
 use crate::{Error, Result};
 use featcache_store::raw_read::{RawReadOptions, RawReads};
@@ -9,6 +9,9 @@ use featcache_store::{LevelId, PagePolicy, ReadOptions, RowId, Spread, Status, S
 use serde::Serialize;
 use std::time::Instant;
 use tch::{Device, Kind};
+
+/// Batches that the loader may have read ahead.
+const AHEAD: u64 = 2;
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -59,7 +62,8 @@ pub struct LoaderMeasurement {
 
 /// Reads epochs of random rows through the loader and raw, in turn: warm and cold, with and without checks,
 /// at each thread count. The loader has had one epoch to start its threads and touch its memory before it is
-/// timed, and goes on behind the one that is timed: what it has read ahead is the same at both ends.
+/// timed, reads at most two batches ahead, and the clock starts when what it had read before the pages were dropped
+/// has been taken.
 ///
 /// # Errors
 /// A store without features; what reading fails with.
@@ -84,7 +88,7 @@ pub fn bench_loader(store: &Store, options: &LoaderBenchOptions) -> Result<Loade
         let raw = RawReads::new(store, &raw)?;
         bytes = raw.bytes();
         for (cold, verify) in [(false, false), (false, true), (true, false), (true, true)] {
-            let kind = Pass { store, order: &order, kind: options.kind, threads, cold, verify };
+            let kind = Pass { store, order: &order, kind: options.kind, threads, batch, cold, verify };
             let mut times = Vec::new();
             // The first round fills caches.
             for repeat in 0..=options.repeats {
@@ -110,41 +114,56 @@ struct Pass<'a> {
     order: &'a Order,
     kind: Kind,
     threads: usize,
+    batch: usize,
     cold: bool,
     verify: bool,
 }
 
 impl Pass<'_> {
-    /// Seconds of the second epoch of a loader that reads on into a third.
+    /// Seconds of an epoch, from those of the second one of a loader but for its first batches.
     fn seconds(&self, raw: &RawReads) -> Result<f64> {
         let verify = if self.verify { Verify::On } else { Verify::Off };
         let read = ReadOptions { verify, threads: self.threads, ..ReadOptions::default() };
         let batches = self.order.epoch(0).len();
         let span = Span { start: Position::default(), batches: 3 * batches };
-        let options = LoaderOptions { threads: 1, bytes: DEFAULT_PREFETCH_BYTES, read };
+        let options = LoaderOptions { threads: 1, bytes: (1 + AHEAD) * self.batch_bytes(), read };
         let no_target = |_: RowId| Ok(());
         let levels = &self.store.recipe().levels;
         let shared = Shared::new(self.store, self.order, span, levels, &no_target, options)?;
         std::thread::scope(|scope| {
             let mut loader = shared.start(scope);
-            self.take(&mut loader, batches)?;
+            let epoch = self.take(&mut loader, batches)?;
             if self.cold {
                 raw.drop_pages()?;
             }
+            let before = AHEAD.min(batches.saturating_sub(1));
+            self.take(&mut loader, before)?;
             let start = Instant::now();
-            self.take(&mut loader, batches)?;
-            Ok(start.elapsed().as_secs_f64())
+            let timed = self.take(&mut loader, batches - before)?;
+            Ok(start.elapsed().as_secs_f64() * epoch as f64 / timed.max(1) as f64)
         })
     }
 
-    /// Takes so many batches as tensors.
-    fn take(&self, loader: &mut Loader<'_, ()>, batches: u64) -> Result<()> {
+    /// Takes so many batches as tensors; their bytes.
+    fn take(&self, loader: &mut Loader<'_, ()>, batches: u64) -> Result<u64> {
+        let mut bytes = 0;
         for _ in 0..batches {
             let Some(batch) = loader.next_batch()? else { break };
             std::hint::black_box(batch.maps(self.kind, Device::Cpu)?);
+            bytes += batch.bytes();
             loader.recycle(batch);
         }
-        Ok(())
+        Ok(bytes)
+    }
+
+    /// What the loader counts for the largest batch: four bytes an element.
+    fn batch_bytes(&self) -> u64 {
+        let elements = |bucket: &featcache_store::Bucket| -> u64 {
+            let levels = self.store.recipe().levels.iter();
+            levels.map(|level| level.shape(bucket.size).iter().product::<usize>() as u64).sum()
+        };
+        let largest = self.store.buckets().iter().map(elements).max().unwrap_or(1);
+        4 * largest * self.batch as u64
     }
 
     fn raw_seconds(&self, raw: &RawReads) -> Result<f64> {
@@ -160,7 +179,7 @@ impl Pass<'_> {
 /// The rows of an epoch: the store's first ones that have features, whatever their split and view.
 fn choose(store: &Store, options: &LoaderBenchOptions) -> Result<Vec<OrderRow>> {
     let ok = store.rows().iter().filter(|row| row.status == Status::Ok).take(options.samples);
-    let place = |row: &featcache_store::SampleRow| {
+    let place = |row: featcache_store::SampleRow| {
         let no_place = || Error::invalid(format!("row {} has features and no place", row.id));
         let bucket = store.bucket_of(row.id).ok_or_else(no_place)?;
         Ok(OrderRow { row: row.id, bucket, size: row.bucket.ok_or_else(no_place)? })

@@ -126,7 +126,7 @@ impl<'a> ObjectTruth<'a> {
 
     /// Whether a picture has anything to learn: an object or a crowd that is not left out.
     pub fn has_objects(&self, id: RowId) -> Result<bool> {
-        let row = self.store.row(id)?;
+        let row = &self.store.row(id)?;
         let geometry = self.geometry(row)?;
         for annotation in self.store.annotations(id)? {
             if self.place(row, &annotation, &geometry)?.is_some() {
@@ -141,7 +141,7 @@ impl<'a> ObjectTruth<'a> {
     /// # Errors
     /// [`Error::Object`] or [`Error::Label`] with the sample; the table above says for what.
     pub fn placed(&self, id: RowId) -> Result<Objects> {
-        let row = self.store.row(id)?;
+        let row = &self.store.row(id)?;
         let geometry = self.geometry(row)?;
         let (source, valid, padded) = sizes(row)?;
         let hflip = self.hflip(row);

@@ -3,7 +3,21 @@
 use crate::order::OrderRow;
 use crate::{Error, Result};
 use featcache_store::{SampleRow, Status, Store};
-use std::collections::BTreeMap;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+
+/// What no two rows of a batch have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeepApart {
+    /// Only the sample, of which an epoch visits one view.
+    #[default]
+    Nothing,
+    /// The source file: the clips of one video, the tiles of one picture.
+    Source,
+    /// The folder of the source file: frames that lie together.
+    Folder,
+}
 
 /// Rows of a split, by sample.
 #[derive(Debug, Clone)]
@@ -33,14 +47,14 @@ impl Selection {
             let names = names.join(", ");
             return Err(Error::invalid(format!("view {view:?} is not in the store, which has {names}")));
         }
-        let mut samples = BTreeMap::<&str, Vec<OrderRow>>::new();
+        let mut samples = BTreeMap::<String, Vec<OrderRow>>::new();
         let (mut failed, mut missing) = (0, 0);
         let wanted = |view: &str| views.is_empty() || views.iter().any(|name| name == view);
         for row in store.rows().iter().filter(|row| &*row.split == split && wanted(&row.view)) {
             match (&row.status, row.bucket, store.bucket_of(row.id)) {
                 (Status::Ok, Some(size), Some(bucket)) => {
                     let row_of_view = OrderRow { row: row.id, bucket, size };
-                    samples.entry(row.key.0.as_str()).or_default().push(row_of_view);
+                    samples.entry(row.key.0).or_default().push(row_of_view);
                 }
                 (Status::Missing, ..) => missing += 1,
                 _ => failed += 1,
@@ -56,6 +70,28 @@ impl Selection {
         Ok(Self { split: split.to_owned(), samples, failed, missing, blake3 })
     }
 
+    /// The group of every sample whose rows are to be kept apart, numbered as they come.
+    ///
+    /// # Errors
+    /// None for a selection of this store.
+    pub fn groups(&self, store: &Store, apart: KeepApart) -> Result<Vec<u32>> {
+        let mut numbers = HashMap::<String, u32>::new();
+        let group = |views: &Vec<OrderRow>| {
+            let Some(first) = views.first() else { return Ok(0) };
+            let source = store.row(first.row)?.source;
+            let name = match apart {
+                KeepApart::Nothing => return Ok(0),
+                KeepApart::Source => source,
+                KeepApart::Folder => {
+                    source.rsplit_once('/').map_or(String::new(), |(folder, _)| folder.into())
+                }
+            };
+            let next = numbers.len() as u32;
+            Ok(*numbers.entry(name).or_insert(next))
+        };
+        self.samples.iter().map(group).collect()
+    }
+
     /// Leaves out the samples whose row `keep` refuses; it is asked about one row of each, the first of
     /// its views.
     ///
@@ -66,7 +102,7 @@ impl Selection {
         let mut kept = Vec::with_capacity(listed);
         for views in std::mem::take(&mut self.samples) {
             if let Some(first) = views.first()
-                && keep(store.row(first.row)?)?
+                && keep(&store.row(first.row)?)?
             {
                 kept.push(views);
             }

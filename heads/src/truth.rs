@@ -70,7 +70,7 @@ impl<'a> Truth<'a> {
             _ => None,
         });
         let Some(png) = png else { return Ok(None) };
-        let source = row.source_size.ok_or_else(|| no_size(row))?;
+        let source = row.source_size.ok_or_else(|| no_size(&row))?;
         let refuse = |what| Error::Label { key: row.key.clone(), what };
         Ok(Some(self.rule.target(&png, source).map_err(refuse)?))
     }
@@ -79,14 +79,14 @@ impl<'a> Truth<'a> {
     pub fn placed(&self, id: RowId) -> Result<Option<Target>> {
         let row = self.row(id)?;
         let (valid, padded) =
-            (row.valid_size.ok_or_else(|| no_size(row))?, row.bucket.ok_or_else(|| no_size(row))?);
+            (row.valid_size.ok_or_else(|| no_size(&row))?, row.bucket.ok_or_else(|| no_size(&row))?);
         let Some(target) = self.original(id)? else { return Ok(None) };
         let view = self.store.recipe().views.iter().find(|view| view.name == *row.view);
         let hflip = view.is_some_and(|view| view.hflip);
         Ok(Some(target.place(Placement { valid, hflip, padded })))
     }
 
-    fn row(&self, id: RowId) -> Result<&'a SampleRow> {
+    fn row(&self, id: RowId) -> Result<SampleRow> {
         Ok(self.store.row(id)?)
     }
 }

@@ -79,7 +79,7 @@ impl<'a> Pyramid<'a> {
 /// Up to `count` rows with features, spread evenly over the store: the same ones whatever is shown with
 /// the basis fitted on them.
 pub fn spread(store: &Store, count: usize) -> Vec<RowId> {
-    let ok: Vec<&SampleRow> = store.rows().iter().filter(|row| row.status == Status::Ok).collect();
+    let ok: Vec<SampleRow> = store.rows().iter().filter(|row| row.status == Status::Ok).collect();
     let step = (ok.len() / count.max(1)).max(1);
     ok.into_iter().step_by(step).take(count.max(1)).map(|row| row.id).collect()
 }

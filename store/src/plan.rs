@@ -2,16 +2,19 @@
 //! no input or output; its table is `table/plan.rs`.
 
 use crate::array::bucket_arrays;
-use crate::bucket::{Bucket, Unit, bucket_of, unit_rows};
+use crate::bucket::{Bucket, Unit, bucket_of};
 use crate::layout::{check_name, check_relative};
 use crate::{
     Encodings, Error, Fingerprint, LevelSpec, ListedSample, Listing, Recipe, Result, RowId, SampleKey,
 };
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+mod check;
 mod place;
 
+pub(crate) use check::{PlanCheck, PlanRowRef, duplicate, unknown_split};
 pub use place::{MAX_INPUT_PIXELS, MAX_INPUT_SIDE, Place};
 
 /// Target bytes of a shard of the finest level, counted at two bytes an element.
@@ -48,6 +51,25 @@ pub struct PlanRow {
     pub view: Arc<str>,
     /// Where its features lie, or why there will be none.
     pub place: std::result::Result<Place, String>,
+}
+
+impl PlanRow {
+    /// What no two rows of a plan have in common: split, view and key.
+    fn names(&self) -> (&str, &str, &str) {
+        (&self.split, &self.view, &self.key.0)
+    }
+
+    /// The same row, borrowed.
+    pub(crate) fn borrowed(&self) -> PlanRowRef<'_> {
+        PlanRowRef {
+            key: &self.key.0,
+            source: &self.source,
+            image_id: self.image_id,
+            split: &self.split,
+            view: &self.view,
+            place: self.place.as_ref().map(|place| *place).map_err(String::as_str),
+        }
+    }
 }
 
 impl Plan {
@@ -114,62 +136,12 @@ impl Plan {
         rows: Vec<PlanRow>,
         shard_bytes: u64,
     ) -> std::result::Result<Self, String> {
-        let view_index = |view: &str| recipe.views.iter().position(|spec| spec.name == view);
-        let divisor = recipe.preprocess.pad_divisor;
-        let mut buckets: Vec<Bucket> = Vec::new();
-        let mut place_of_last = None;
-        for (id, row) in rows.iter().enumerate() {
-            let wrong = |what: String| format!("row {id} ({}): {what}", row.key);
-            check_name("split", &row.split).map_err(|e| wrong(e.to_string()))?;
-            check_relative(&row.source).map_err(|e| wrong(e.to_string()))?;
-            let view = view_index(&row.view)
-                .ok_or_else(|| wrong(format!("view {:?} is not in the recipe", row.view)))?;
-            let start = id as u64;
-            let bucket = match &row.place {
-                Ok(place) => {
-                    place.check(divisor).map_err(wrong)?;
-                    Some(place.bucket)
-                }
-                Err(_) => None,
-            };
-            // `None < Some`, and rows without a place come last.
-            let place = (bucket.is_none(), Arc::clone(&row.split), view, bucket);
-            match buckets.last_mut() {
-                Some(last) if bucket.is_some() && place_of_last.as_ref() == Some(&place) => {
-                    last.rows.end = RowId(start + 1);
-                }
-                _ => {
-                    if place_of_last.as_ref().is_some_and(|last| *last > place) {
-                        return Err(wrong("expected rows in the order of split, view and size".into()));
-                    }
-                    if let Some(size) = bucket {
-                        buckets.push(Bucket {
-                            split: Arc::clone(&row.split),
-                            view: Arc::clone(&row.view),
-                            size,
-                            rows: RowId(start)..RowId(start + 1),
-                            unit_rows: 1,
-                        });
-                    }
-                }
-            }
-            if let (Ok(place), Some(bucket)) = (&row.place, buckets.last()) {
-                let expected = start - bucket.rows.start.0;
-                if place.row != expected {
-                    return Err(wrong(format!("expected row {expected} of its bucket, found {}", place.row)));
-                }
-            }
-            place_of_last = Some(place);
+        let mut check = PlanCheck::new(recipe);
+        rows.iter().try_for_each(|row| check.row(&row.borrowed()))?;
+        if let Some(id) = first_duplicate(rows.iter().map(PlanRow::names)) {
+            return Err(duplicate(id, rows.get(id).map_or(("", "", ""), PlanRow::names)));
         }
-        if let Some(id) = first_duplicate(&rows) {
-            let row = rows
-                .get(id)
-                .map_or_else(String::new, |row| format!("{} in {}, {}", row.key, row.split, row.view));
-            return Err(format!("row {id} ({row}): the key occurs twice"));
-        }
-        for bucket in &mut buckets {
-            bucket.unit_rows = unit_rows(&recipe.levels, bucket, shard_bytes);
-        }
+        let buckets = check.buckets(shard_bytes);
         Ok(Self { rows, buckets, levels: recipe.levels.clone(), shard_bytes })
     }
 
@@ -236,40 +208,45 @@ impl Plan {
 
     /// Refuses rows of splits that are not among these, with what is wrong.
     pub(crate) fn check_splits(&self, splits: &[String]) -> std::result::Result<(), String> {
-        let known: BTreeSet<&str> = splits.iter().map(String::as_str).collect();
-        match self.rows.iter().enumerate().find(|(_, row)| !known.contains(&*row.split)) {
-            None => Ok(()),
-            Some((id, row)) => {
-                let known = splits.join(", ");
-                Err(format!("row {id} ({}): expected a split of {known}, found {:?}", row.key, row.split))
-            }
-        }
-    }
-
-    pub(crate) fn into_parts(self) -> (Vec<PlanRow>, Vec<Bucket>) {
-        (self.rows, self.buckets)
+        let wrong =
+            self.rows.iter().enumerate().find_map(|(id, row)| unknown_split(id, &row.borrowed(), splits));
+        wrong.map_or(Ok(()), Err)
     }
 }
 
 /// Shared copies of the few split and view names that all rows carry.
 #[derive(Debug, Default)]
-pub(crate) struct Names(HashSet<Arc<str>>);
+pub(crate) struct Names {
+    known: HashSet<Arc<str>>,
+    /// Almost always the next one too.
+    last: Option<Arc<str>>,
+}
 
 impl Names {
     pub(crate) fn get(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(name) {
-            return Arc::clone(known);
+        if let Some(last) = self.last.as_ref().filter(|last| ***last == *name) {
+            return Arc::clone(last);
         }
-        let new: Arc<str> = name.into();
-        self.0.insert(Arc::clone(&new));
-        new
+        let found = self.known.get(name).map_or_else(|| name.into(), Arc::clone);
+        self.known.insert(Arc::clone(&found));
+        self.last = Some(Arc::clone(&found));
+        found
     }
 }
 
 /// The first row whose split, view and key an earlier one has.
-fn first_duplicate(rows: &[PlanRow]) -> Option<usize> {
-    let mut seen = HashSet::with_capacity(rows.len());
-    rows.iter().position(|row| !seen.insert((&*row.split, &*row.view, row.key.0.as_str())))
+pub(crate) fn first_duplicate<'a>(
+    rows: impl Iterator<Item = (&'a str, &'a str, &'a str)> + Clone,
+) -> Option<usize> {
+    // Eight bytes a row tell almost always that there is none.
+    let state = RandomState::new();
+    let mut hashes: Vec<u64> = rows.clone().map(|row| state.hash_one(row)).collect();
+    hashes.sort_unstable();
+    if hashes.is_sorted_by(|a, b| a < b) {
+        return None;
+    }
+    let mut seen = HashSet::new();
+    rows.enumerate().find(|(_, row)| !seen.insert(*row)).map(|(id, _)| id)
 }
 
 /// A reason as stores keep it: what the rest of a long one says is for logs.

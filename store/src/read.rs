@@ -7,7 +7,8 @@ use crate::bucket::{Bucket, bucket_of};
 use crate::open_shard::ShardCache;
 use crate::plane::{FileRange, PlaneOptions, ReadPlane, Request};
 use crate::{
-    Batch, DType, Error, LevelId, PagePolicy, Projected, Result, RowId, SampleRow, Status, Store, layout,
+    Batch, DType, Error, LevelId, PagePolicy, Projected, Result, RowId, Rows, SampleRow, Status, Store,
+    layout,
 };
 use std::cell::{RefCell, RefMut};
 use std::path::PathBuf;
@@ -91,7 +92,7 @@ pub enum Verify {
 /// Not shared between threads: each takes its own from [`Store::reader`].
 #[derive(Debug)]
 pub struct Reader {
-    rows: Arc<[SampleRow]>,
+    rows: Arc<Rows>,
     buckets: Arc<[Bucket]>,
     arrays: Arc<StoreArrays>,
     root: PathBuf,
@@ -210,20 +211,19 @@ impl Reader {
         places.clear();
         let mut of_all = None;
         for id in rows {
-            let row = self.row(*id).ok_or_else(|| {
-                let what = format!("row {id} of {}", self.rows.len());
-                Error::NotFound { path: self.root.clone(), what }
-            })?;
-            match &row.status {
-                Status::Ok => {}
-                Status::Failed(reason) => {
-                    return Err(Error::FailedSample { key: row.key.to_string(), reason: reason.clone() });
+            let key = || self.rows.key(*id).unwrap_or_default().to_owned();
+            match self.rows.status(*id) {
+                Some(Status::Ok) => {}
+                Some(Status::Failed(reason)) => return Err(Error::FailedSample { key: key(), reason }),
+                Some(Status::Missing) => return Err(self.missing(*id)),
+                None => {
+                    let what = format!("row {id} of {}", self.rows.len());
+                    return Err(Error::NotFound { path: self.root.clone(), what });
                 }
-                Status::Missing => return Err(self.missing(row)),
             }
             let found = bucket_of(&self.buckets, *id).and_then(|i| Some((i, self.buckets.get(i)?)));
             let Some((number, bucket)) = found else {
-                return Err(Error::invalid(format!("row {id} (sample {}) is in no bucket", row.key)));
+                return Err(Error::invalid(format!("row {id} (sample {}) is in no bucket", key())));
             };
             if of_all.is_some_and(|of_all| of_all != number) {
                 return Err(Error::invalid(format!(
@@ -237,17 +237,19 @@ impl Reader {
         Ok(of_all)
     }
 
-    fn row(&self, id: RowId) -> Option<&SampleRow> {
-        self.rows.get(usize::try_from(id.0).ok()?)
+    fn row(&self, id: RowId) -> Option<SampleRow> {
+        self.rows.get(id)
     }
 
-    fn missing(&self, row: &SampleRow) -> Error {
-        let bucket = bucket_of(&self.buckets, row.id).and_then(|i| self.buckets.get(i));
+    fn missing(&self, id: RowId) -> Error {
+        let bucket = bucket_of(&self.buckets, id).and_then(|i| self.buckets.get(i));
         let unit = bucket.map_or_else(String::new, |bucket| {
-            let number = (row.id.0 - bucket.rows.start.0) / bucket.unit_rows.max(1);
+            let number = (id.0 - bucket.rows.start.0) / bucket.unit_rows.max(1);
             format!(": unit {}/{number} is not committed", layout::bucket_folder(bucket))
         });
-        let what = format!("features of row {} (sample {}/{}){unit}", row.id, row.split, row.key);
+        let key = self.rows.key(id).unwrap_or_default();
+        let split = bucket.map_or("", |bucket| &*bucket.split);
+        let what = format!("features of row {id} (sample {split}/{key}){unit}");
         Error::NotFound { path: self.root.clone(), what }
     }
 

@@ -7,6 +7,7 @@ use crate::canonical::to_value;
 use crate::layout::{Layout, PLAN, ROOT, affine_name, check_name};
 use crate::plan::Plan;
 use crate::projections::{self, ProjectionHashes, projected};
+use crate::rows::Rows;
 use crate::table::TableFile;
 use crate::zarr::{document_bytes, hierarchy, parse_document, root_document};
 use crate::{Encodings, Error, Fingerprint, Projections, Recipe, Result};
@@ -128,6 +129,12 @@ impl Spec {
         let plan = crate::table::plan::read(file, &self.recipe, self.shard_bytes)?;
         plan.check_splits(&self.dataset.splits).map_err(|what| Error::corrupt(path, what))?;
         Ok(plan)
+    }
+
+    /// The rows of the store at `layout` and their buckets, as [`read_plan`](Self::read_plan) without the plan.
+    pub(crate) fn read_rows(&self, layout: &Layout) -> Result<(Rows, Vec<Bucket>)> {
+        let file = TableFile::checked(layout, PLAN, &self.plan_blake3)?;
+        crate::table::plan::read_rows(file, &self.recipe, &self.dataset.splits, self.shard_bytes)
     }
 
     /// The arrays of the store at `layout`. [`Error::Corrupt`] if its spec asks for impossible ones.

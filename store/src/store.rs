@@ -5,7 +5,7 @@ use crate::array::StoreArrays;
 use crate::bucket::{Bucket, Unit, bucket_of};
 use crate::layout::{self, Layout};
 use crate::manifest::Manifest;
-use crate::plan::Plan;
+use crate::rows::{Rows, SampleRow};
 use crate::spec::{MAX_DOCUMENT_BYTES, Spec};
 use crate::staged::Digest;
 use crate::storage::{FsStorage, Storage};
@@ -13,7 +13,7 @@ use crate::table::annotations::Annotations;
 use crate::table::{self, TableFile, record, samples};
 use crate::{
     Annotation, Category, Encodings, Error, Fingerprint, LevelId, LevelSpec, Projections, Recipe, Result,
-    RowId, SampleKey, Size,
+    RowId,
 };
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -21,7 +21,7 @@ use std::sync::{Arc, OnceLock};
 /// How to open a store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OpenOptions {
-    /// Open a store that is not finished; rows without features yet are [`Status::Missing`].
+    /// Open a store that is not finished; rows without features yet are [`Status::Missing`](crate::Status::Missing).
     pub incomplete: bool,
 }
 
@@ -32,7 +32,7 @@ pub struct Store {
     spec: Spec,
     manifest: Option<Manifest>,
     /// Shared with readers, which outlive this value.
-    rows: Arc<[SampleRow]>,
+    rows: Arc<Rows>,
     buckets: Arc<[Bucket]>,
     arrays: Arc<StoreArrays>,
     projections: Projections,
@@ -41,42 +41,6 @@ pub struct Store {
     annotations: OnceLock<Annotations>,
     /// Row numbers by key, split and view.
     by_key: OnceLock<Vec<u32>>,
-}
-
-/// One row: a sample in one view.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SampleRow {
-    /// Its number in this store.
-    pub id: RowId,
-    /// The data set's name of the sample.
-    pub key: SampleKey,
-    /// File relative to the dataset's root.
-    pub source: String,
-    /// Numeric id that result files need, if the dataset has one.
-    pub image_id: Option<i64>,
-    /// Split.
-    pub split: Arc<str>,
-    /// View.
-    pub view: Arc<str>,
-    /// Padded input size; `None` if the file could not be read at listing.
-    pub bucket: Option<Size>,
-    /// Size of the original picture.
-    pub source_size: Option<Size>,
-    /// Size after resizing, before padding.
-    pub valid_size: Option<Size>,
-    /// Whether it has features.
-    pub status: Status,
-}
-
-/// Whether a row has features.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Status {
-    /// It has.
-    Ok,
-    /// It never will: why.
-    Failed(String),
-    /// Its unit is not committed yet.
-    Missing,
 }
 
 impl Store {
@@ -94,35 +58,33 @@ impl Store {
         layout.resolve(&root, layout::ROOT)?;
         let root_bytes = storage.read(&root, MAX_DOCUMENT_BYTES)?;
         let spec = Spec::parse(&root_bytes, &root)?;
-        let plan = spec.read_plan(&layout)?;
-        let arrays = spec.arrays(&layout, plan.buckets())?;
+        let manifest = read_manifest(&layout, &storage, &spec, &root, &root_bytes)?;
+        let (rows, buckets, missing) = match &manifest {
+            Some(manifest) => finished(&layout, &spec, manifest)?,
+            None => unfinished(&layout, &storage, &spec)?,
+        };
+        let arrays = spec.arrays(&layout, &buckets)?;
         let projections = spec.read_projections(&layout)?;
         let arrays = arrays.with_projections(&spec.recipe.levels, &projections);
         let categories = TableFile::checked(&layout, layout::CATEGORIES, &spec.categories_blake3)?;
         let categories = table::categories::read(categories)?;
-
-        let manifest = read_manifest(&layout, &storage, &spec, &root, &root_bytes)?;
-        let (statuses, missing) = match &manifest {
-            Some(manifest) => (finished_statuses(&layout, manifest, &plan)?, Vec::new()),
-            None => unfinished_statuses(&layout, &storage, &spec, &plan)?,
-        };
         if manifest.is_none() && !options.incomplete {
-            let first = missing.first().and_then(|unit| {
-                plan.buckets().get(unit.bucket).map(|bucket| layout::unit_name(bucket, unit))
-            });
+            let first = missing
+                .first()
+                .and_then(|unit| buckets.get(unit.bucket).map(|bucket| layout::unit_name(bucket, unit)));
+            let total: u64 = buckets.iter().map(Bucket::unit_count).sum();
             return Err(Error::Incomplete {
                 path: path.to_owned(),
                 missing: missing.len(),
-                total: usize::try_from(plan.unit_count()).unwrap_or(usize::MAX),
+                total: usize::try_from(total).unwrap_or(usize::MAX),
                 first: first.unwrap_or_else(|| layout::MANIFEST.to_owned()),
             });
         }
-        let (rows, buckets) = joined(plan, statuses);
         Ok(Self {
             layout,
             spec,
             manifest,
-            rows: rows.into(),
+            rows: Arc::new(rows),
             buckets: buckets.into(),
             arrays: Arc::new(arrays),
             projections,
@@ -179,16 +141,13 @@ impl Store {
     }
 
     /// All rows; a row's index is its [`RowId`].
-    pub fn rows(&self) -> &[SampleRow] {
+    pub fn rows(&self) -> &Rows {
         &self.rows
     }
 
     /// The row of this id; [`Error::NotFound`] if there is none.
-    pub fn row(&self, id: RowId) -> Result<&SampleRow> {
-        usize::try_from(id.0)
-            .ok()
-            .and_then(|index| self.rows.get(index))
-            .ok_or_else(|| self.not_found(format!("row {id} of {}", self.rows.len())))
+    pub fn row(&self, id: RowId) -> Result<SampleRow> {
+        self.rows.get(id).ok_or_else(|| self.not_found(format!("row {id} of {}", self.rows.len())))
     }
 
     /// All buckets, in the order of their rows.
@@ -206,20 +165,20 @@ impl Store {
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Invalid`] if the key occurs in several splits and none is given.
-    pub fn find(&self, split: Option<&str>, key: &str, view: &str) -> Result<&SampleRow> {
+    pub fn find(&self, split: Option<&str>, key: &str, view: &str) -> Result<SampleRow> {
         let order = self.by_key.get_or_init(|| {
             // More rows than u32 holds cannot be in memory.
             let mut order: Vec<u32> = (0..u32::try_from(self.rows.len()).unwrap_or(u32::MAX)).collect();
-            order.sort_unstable_by_key(|&id| self.rows.get(id as usize).map(|row| &row.key));
+            order.sort_unstable_by_key(|&id| self.rows.key(RowId(id.into())));
             order
         });
-        let row = |id: &u32| self.rows.get(*id as usize);
-        let start = order.partition_point(|id| row(id).is_some_and(|row| row.key.0.as_str() < key));
+        let key_of = |id: &u32| self.rows.key(RowId((*id).into()));
+        let start = order.partition_point(|id| key_of(id).is_some_and(|found| found < key));
         let mut found = order
             .iter()
             .skip(start)
-            .map_while(row)
-            .take_while(|row| row.key.0 == key)
+            .take_while(|id| key_of(id) == Some(key))
+            .filter_map(|id| self.rows.get(RowId((*id).into())))
             .filter(|row| *row.view == *view && split.is_none_or(|split| *row.split == *split));
         let what = || match split {
             Some(split) => format!("sample {key:?} of split {split} in view {view}"),
@@ -278,7 +237,7 @@ impl Store {
     }
 
     /// Rows and buckets, shared.
-    pub(crate) fn shared(&self) -> (Arc<[SampleRow]>, Arc<[Bucket]>) {
+    pub(crate) fn shared(&self) -> (Arc<Rows>, Arc<[Bucket]>) {
         (Arc::clone(&self.rows), Arc::clone(&self.buckets))
     }
 
@@ -316,70 +275,62 @@ fn read_manifest(
     Ok(Some(manifest))
 }
 
-fn finished_statuses(layout: &Layout, manifest: &Manifest, plan: &Plan) -> Result<Vec<Status>> {
+/// What a store consists of: its rows, their buckets, and the units without a record.
+type Parts = (Rows, Vec<Bucket>, Vec<Unit>);
+
+/// The rows of a complete store, never held other than in their columns.
+fn finished(layout: &Layout, spec: &Spec, manifest: &Manifest) -> Result<Parts> {
+    let (mut rows, buckets) = spec.read_rows(layout)?;
     let entry = manifest.file(layout::SAMPLES).ok_or_else(|| {
         Error::corrupt(layout.path(layout::MANIFEST), format!("{} is not in it", layout::SAMPLES))
     })?;
-    let file = TableFile::checked(layout, layout::SAMPLES, &entry.blake3)?;
-    let path = file.path().to_owned();
-    let outcomes = samples::read(file, plan.rows().len())?;
-    let statuses: Vec<Status> =
-        outcomes.into_iter().map(|outcome| outcome.error.map_or(Status::Ok, Status::Failed)).collect();
-    for (row, status) in plan.rows().iter().zip(&statuses) {
-        if row.place.is_err() && *status == Status::Ok {
-            return Err(Error::corrupt(&path, format!("sample {} has a status but no place", row.key)));
-        }
+    let read = || {
+        let file = TableFile::checked(layout, layout::SAMPLES, &entry.blake3)?;
+        samples::read_failures(file, rows.len())
+    };
+    let (duplicate, failures) = std::thread::scope(|scope| {
+        let duplicate = scope.spawn(|| rows.first_duplicate());
+        let failures = read();
+        (duplicate.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), failures)
+    });
+    if let Some(what) = duplicate {
+        return Err(Error::corrupt(layout.path(layout::PLAN), what));
     }
-    Ok(statuses)
+    let mut without_place = rows.failed();
+    for (index, reason) in failures? {
+        without_place -= usize::from(!rows.has_place(index));
+        rows.fail(index, reason);
+    }
+    if without_place > 0 {
+        let what = format!("{without_place} samples have features and no place");
+        return Err(Error::corrupt(layout.path(layout::SAMPLES), what));
+    }
+    Ok((rows, buckets, Vec::new()))
 }
 
-fn unfinished_statuses(
-    layout: &Layout,
-    storage: &FsStorage,
-    spec: &Spec,
-    plan: &Plan,
-) -> Result<(Vec<Status>, Vec<Unit>)> {
-    let mut statuses: Vec<Status> = plan
-        .rows()
-        .iter()
-        .map(|row| row.place.as_ref().err().map_or(Status::Missing, |reason| Status::Failed(reason.clone())))
-        .collect();
+/// The rows of a store of which units are missing, or only the manifest.
+fn unfinished(layout: &Layout, storage: &FsStorage, spec: &Spec) -> Result<Parts> {
+    let plan = spec.read_plan(layout)?;
+    let mut rows = Rows::default();
+    plan.rows().iter().for_each(|row| rows.push(&row.borrowed()));
     let mut missing = Vec::new();
     for unit in plan.units() {
         let Some(bucket) = plan.buckets().get(unit.bucket) else { continue };
         let name = layout::record(bucket, unit.number);
         let path = layout.path(&name);
+        // Rows that are in memory have numbers that fit.
+        let index = |id: RowId| usize::try_from(id.0).unwrap_or(usize::MAX);
         if !storage.exists(&path)? {
+            rows.miss(index(unit.rows.start)..index(unit.rows.end));
             missing.push(unit);
             continue;
         }
         layout.resolve(&layout.path(layout::ROOT), &name)?;
         let record = record::read(&path, unit.row_count())?;
-        record::check(&record, plan, &spec.encodings, &unit).map_err(|what| Error::corrupt(&path, what))?;
-        let targets = statuses.iter_mut().skip(usize::try_from(unit.rows.start.0).unwrap_or(usize::MAX));
-        for (target, row) in targets.zip(record.rows) {
-            *target = row.error.map_or(Status::Ok, Status::Failed);
+        record::check(&record, &plan, &spec.encodings, &unit).map_err(|what| Error::corrupt(&path, what))?;
+        for (number, row) in (index(unit.rows.start)..).zip(record.rows) {
+            row.error.into_iter().for_each(|reason| rows.fail(number, reason));
         }
     }
-    Ok((statuses, missing))
-}
-
-fn joined(plan: Plan, statuses: Vec<Status>) -> (Vec<SampleRow>, Vec<Bucket>) {
-    let (rows, buckets) = plan.into_parts();
-    let rows = rows.into_iter().zip(statuses).zip(0..).map(|((row, status), id)| {
-        let place = row.place.ok();
-        SampleRow {
-            id: RowId(id),
-            key: row.key,
-            source: row.source,
-            image_id: row.image_id,
-            split: row.split,
-            view: row.view,
-            bucket: place.map(|place| place.bucket),
-            source_size: place.map(|place| place.source),
-            valid_size: place.map(|place| place.valid),
-            status,
-        }
-    });
-    (rows.collect(), buckets)
+    Ok((rows, plan.buckets().to_vec(), missing))
 }

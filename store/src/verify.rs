@@ -257,7 +257,7 @@ fn check_shard(
     };
     for row in 0..array.shard_rows(number) {
         let has_chunks = shard.index.chunk(row, 0).is_some();
-        match store.row(RowId(first + row)).map(|row| &row.status) {
+        match store.row(RowId(first + row)).map(|row| row.status) {
             Ok(Status::Ok) if !has_chunks => {
                 note(row, "expected features, as its status is ok; found no chunks")
             }

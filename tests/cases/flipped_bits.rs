@@ -1,7 +1,7 @@
 //! One flipped bit anywhere in a store's features or tables is found by `verify`, naming the file, and by the
 //! read that touches it, naming level and row.
 
-use featcache_store::{Batch, OpenOptions, ReadOptions, Status, Store, VerifyOptions, verify};
+use featcache_store::{Batch, OpenOptions, ReadOptions, RowId, Status, Store, VerifyOptions, verify};
 use featcache_tests::{content, done, jpeg};
 use std::path::Path;
 
@@ -95,7 +95,7 @@ fn a_damaged_row_is_named_and_the_others_still_read() {
     bytes[10] ^= 1;
     std::fs::write(&shard, bytes).unwrap();
     let store = Store::open(&path, OpenOptions::default()).unwrap();
-    let (first, second) = (&store.rows()[0], &store.rows()[1]);
+    let [first, second] = [0, 1].map(|id| store.row(RowId(id)).unwrap());
     let found = problems(&path);
     let named = format!("level p3, row {} ({})", first.id, first.key);
     assert!(found.iter().any(|problem| problem.contains(&named)), "{found:?}");

@@ -113,7 +113,7 @@ pub fn evaluate_detector(
         if detected.len() != rows.len() {
             return Err(Error::invalid(format!("{} results for {} rows", detected.len(), rows.len())));
         }
-        for (row, detections) in rows.into_iter().zip(&detected) {
+        for (row, detections) in rows.iter().zip(&detected) {
             let (source, valid, _) = sizes(row)?;
             let view = store.recipe().views.iter().find(|view| view.name == *row.view);
             let view =

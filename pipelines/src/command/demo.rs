@@ -164,13 +164,13 @@ fn contact_sheet(
     [scored, detected]: [&Value; 2],
     path: &Path,
 ) -> Result<()> {
-    let held_out: Vec<&SampleRow> = store
+    let held_out: Vec<SampleRow> = store
         .rows()
         .iter()
         .filter(|row| &*row.split == "validation" && &*row.view == "base" && row.status == Status::Ok)
         .collect();
     let step = (held_out.len() / SHEET_ROWS).max(1);
-    let shown: Vec<&SampleRow> = held_out.into_iter().step_by(step).take(SHEET_ROWS).collect();
+    let shown: Vec<SampleRow> = held_out.into_iter().step_by(step).take(SHEET_ROWS).collect();
     let basis: Vec<_> = shown.iter().map(|row| row.id).chain(pyramid::spread(store, 8)).collect();
     let pyramid = Pyramid::fit(store, &basis)?;
     let head = Run::open(run, Device::Cpu)?;
@@ -184,7 +184,7 @@ fn contact_sheet(
         let picture = read_picture(&root.join(&*row.source))?;
         let mut cells = vec![picture.clone()];
         cells.extend(pyramid.render(row.id)?);
-        let predicted = predict_row(store, &head, row)?.classes;
+        let predicted = predict_row(store, &head, &row)?.classes;
         let target = truth.original(row.id)?.context("a scene without label map")?;
         let target: Vec<u16> = target
             .classes

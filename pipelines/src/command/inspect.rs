@@ -260,11 +260,11 @@ fn sample(args: &InspectArgs, store: &Store, key: &str) -> Result<Report> {
 /// The rows (one a view) of the sample, of one split.
 fn rows_of(args: &InspectArgs, store: &Store, key: &str) -> Result<Vec<SampleRow>> {
     let wanted =
-        |row: &&SampleRow| row.key.0 == key && args.split.as_ref().is_none_or(|split| *row.split == **split);
-    let rows: Vec<SampleRow> = store.rows().iter().filter(wanted).cloned().collect();
+        |row: &SampleRow| row.key.0 == key && args.split.as_ref().is_none_or(|split| *row.split == **split);
+    let rows: Vec<SampleRow> = store.rows().iter().filter(wanted).collect();
     let Some(first) = rows.first() else {
         let example =
-            store.rows().first().map_or(String::new(), |row| format!(" (keys look like {})", row.key));
+            store.rows().iter().next().map_or(String::new(), |row| format!(" (keys look like {})", row.key));
         return Err(failure(
             ExitCode::BadInput,
             format!("{}: no sample {key:?}{example}", store.root().display()),

@@ -110,7 +110,7 @@ fn against_model(args: &VerifyArgs, count: usize) -> Result<Report> {
     let mut batch = Batch::default();
     for &id in &rows {
         let row = store.row(id)?;
-        let prepared = match source.prepare(&row.source, &row.view, &place(row)) {
+        let prepared = match source.prepare(&row.source, &row.view, &place(&row)) {
             // An extraction must not go on without it; here it costs this row alone.
             Err(lost @ extractor::Error::SourceLost { .. }) => Err(one_line(&lost.into())),
             prepared => prepared?.input,

@@ -47,27 +47,27 @@ pub(crate) fn write(
     writer.finish()
 }
 
-/// Reads the outcomes of `rows` rows.
-pub(crate) fn read(file: TableFile, rows: usize) -> Result<Vec<Outcome>> {
+/// Reads which of `rows` rows failed, by number, and why.
+pub(crate) fn read_failures(file: TableFile, rows: usize) -> Result<Vec<(usize, String)>> {
     let table = Table::open(file, &schema_with(&MORE_COLUMNS))?;
     table.expect_rows(rows as u64)?;
     let (path, mut allowance) = (table.path(), table.allowance());
-    let mut outcomes = Vec::with_capacity(rows);
-    for batch in table.batches(Some(&["status", "error", "source_blake3"]))? {
+    let (mut failures, mut number) = (Vec::new(), 0);
+    for batch in table.batches(Some(&["status", "error"]))? {
         let batch = batch?;
         let text = |name| column::<StringViewArray>(&batch, name, path);
-        let (states, errors, hashes) = (text("status")?, text("error")?, text("source_blake3")?);
+        let (states, errors) = (text("status")?, text("error")?);
         for i in 0..batch.num_rows() {
             let error = errors.is_valid(i).then(|| errors.value(i));
-            let hash = hashes.is_valid(i).then(|| hashes.value(i));
-            allowance.take::<Outcome>(&[error, hash])?;
+            allowance.take::<Outcome>(&[error])?;
             let error = status(states.value(i), error)
-                .map_err(|what| Error::corrupt(path, format!("row {}: {what}", outcomes.len())))?;
-            outcomes.push(Outcome { error, source_blake3: hash.map(str::to_owned) });
+                .map_err(|what| Error::corrupt(path, format!("row {number}: {what}")))?;
+            failures.extend(error.map(|error| (number, error)));
+            number += 1;
         }
     }
-    if outcomes.len() != rows {
-        return Err(Error::corrupt(path, format!("expected {rows} rows, found {}", outcomes.len())));
+    if number != rows {
+        return Err(Error::corrupt(path, format!("expected {rows} rows, found {number}")));
     }
-    Ok(outcomes)
+    Ok(failures)
 }

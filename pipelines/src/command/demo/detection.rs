@@ -76,7 +76,7 @@ impl Gallery {
     /// The store has no such scene.
     pub(super) fn cells(&self, number: usize, picture: &Canvas) -> Result<[Canvas; 2]> {
         let row = self.store.find(Some("val"), &format!("{number:012}"), "base")?;
-        let found = self.found(row)?;
+        let found = self.found(&row)?;
         let truth = GroundTruth::of_store(&self.store, &[row.id])?;
         let objects = truth.objects().iter();
         let objects = objects

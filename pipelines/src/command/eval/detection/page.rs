@@ -141,14 +141,14 @@ impl Gallery<'_> {
     }
 
     fn draw(&self, image_id: i64, instance: Instance) -> Result<Canvas> {
-        let picture = canvas(self.store, self.row(image_id)?, self.root)?;
+        let picture = canvas(self.store, &self.row(image_id)?, self.root)?;
         // Drawn at the size that is shown: strokes and captions stay readable.
         let fitted = picture.fitted(CELL.0, CELL.1);
         let [from, to] = [&picture, &fitted].map(|canvas| (canvas.width(), canvas.height()));
         Ok(instances(&fitted, &[instance.scaled(from, to)], &self.palette))
     }
 
-    fn row(&self, image_id: i64) -> Result<&featcache_store::SampleRow> {
+    fn row(&self, image_id: i64) -> Result<featcache_store::SampleRow> {
         let id = self.scores.rows.get(&image_id).with_context(|| format!("image {image_id} has no row"))?;
         Ok(self.store.row(*id)?)
     }

@@ -1,0 +1,166 @@
+//! Reading in a process and in those forked off it: no deadlock, no mixed data. What PyTorch's workers do.
+//! Compiled for tests only.
+
+use crate::fixture::{commit, features, folder_in_memory, listing, recipe};
+use crate::sink::{FeatureSink, RowOutcome};
+use crate::{
+    Batch, Encodings, LevelId, OpenOptions, ReadOptions, Reader, RowId, Status, Store, StoreWriter,
+    WriterOptions,
+};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// A process that has not ended by then hangs.
+const LIMIT: Duration = Duration::from_secs(120);
+
+mod system {
+    #[expect(unsafe_code, reason = "rustix has no fork, and no end that skips what runs at exit")]
+    // SAFETY: the signatures of POSIX.
+    unsafe extern "C" {
+        pub(super) fn fork() -> i32;
+        pub(super) safe fn _exit(status: i32) -> !;
+    }
+}
+
+/// Forks off a process that does `work` and ends well if that says so.
+fn fork(work: impl FnOnce() -> bool) -> Pid {
+    #[expect(unsafe_code, reason = "there is no safe fork")]
+    // SAFETY: the new process has this thread alone. What it does until `_exit` relies on no other thread and
+    // on no lock that one may hold: it prints nothing, and glibc's allocator is ready for forks.
+    let process = unsafe { system::fork() };
+    match Pid::from_raw(process) {
+        None => system::_exit(i32::from(!catch_unwind(AssertUnwindSafe(work)).unwrap_or(false))),
+        Some(child) => child,
+    }
+}
+
+/// Waits for a process; panics if it hangs or did not end well.
+fn join(child: Pid) {
+    let begin = Instant::now();
+    loop {
+        match waitpid(Some(child), WaitOptions::NOHANG).unwrap() {
+            Some((_, status)) => return assert_eq!(status.exit_status(), Some(0), "{status:?}"),
+            None if begin.elapsed() < LIMIT => std::thread::sleep(Duration::from_millis(2)),
+            None => {
+                kill_process(child, Signal::KILL).unwrap();
+                panic!("a forked process hangs");
+            }
+        }
+    }
+}
+
+/// Batches of a quarter of a megabyte a row: reads that are worth several threads.
+fn large_rows(path: &Path) -> Store {
+    let mut recipe = recipe();
+    recipe.levels[0].channels = 1024;
+    let encodings = Encodings::parse("bf16", &recipe.levels).unwrap();
+    let writer = StoreWriter::create_or_resume(
+        path,
+        &recipe,
+        &encodings,
+        || Ok(listing(40)),
+        WriterOptions::default(),
+    );
+    let writer = writer.unwrap();
+    for unit in writer.missing_units().unwrap() {
+        commit(&writer, &unit);
+    }
+    writer.finish().unwrap();
+    Store::open(path, OpenOptions::default()).unwrap()
+}
+
+/// The rows of each bucket, and what they hold.
+struct Expected(Vec<(Vec<RowId>, Vec<Vec<u8>>)>);
+
+impl Expected {
+    fn of(path: &Path, store: &Store) -> Self {
+        let options = WriterOptions::default();
+        let writer = StoreWriter::create_or_resume(
+            path,
+            store.recipe(),
+            store.encodings(),
+            || Ok(listing(40)),
+            options,
+        );
+        let writer = writer.unwrap();
+        let buckets = store.buckets().iter().map(|bucket| {
+            let ids = (bucket.rows.start.0..bucket.rows.end.0).map(RowId);
+            let ids: Vec<RowId> = ids.filter(|id| store.row(*id).unwrap().status == Status::Ok).collect();
+            let mut levels = vec![Vec::new(); store.recipe().levels.len()];
+            for id in &ids {
+                let RowOutcome::Features { blocks, .. } = features(writer.plan(), *id) else {
+                    panic!("{id}")
+                };
+                levels.iter_mut().zip(blocks).for_each(|(level, block)| level.extend(block.bytes));
+            }
+            (ids, levels)
+        });
+        Self(buckets.collect())
+    }
+
+    /// Whether every bucket reads back as it should, several times over.
+    fn comes_back(&self, reader: &Reader, batch: &mut Batch, rounds: usize) -> bool {
+        let levels: Vec<LevelId> = (0..2).map(LevelId).collect();
+        (0..rounds).all(|_| {
+            self.0.iter().filter(|(ids, _)| !ids.is_empty()).all(|(ids, expected)| {
+                reader.read(ids, &levels, None, batch).is_ok()
+                    && (0..2).all(|level| batch.level(level).bytes == expected[level])
+            })
+        })
+    }
+}
+
+#[test]
+fn parent_and_children_read_on_after_a_fork() {
+    let folder = folder_in_memory();
+    let path = folder.path().join("store");
+    let store = large_rows(&path);
+    let expected = Expected::of(&path, &store);
+    let options = ReadOptions { threads: 3, open_files: 3, ..ReadOptions::default() };
+    let (reader, mut batch) = (store.reader(options).unwrap(), Batch::new());
+    assert!(expected.comes_back(&reader, &mut batch, 1), "before the fork, and with threads that run");
+    let children: Vec<Pid> = (0..4)
+        .map(|number| {
+            fork(|| {
+                let other = store.reader(options).unwrap();
+                match number % 2 {
+                    0 => expected.comes_back(&reader, &mut batch, 20),
+                    _ => expected.comes_back(&other, &mut Batch::new(), 20),
+                }
+            })
+        })
+        .collect();
+    assert!(expected.comes_back(&reader, &mut batch, 20));
+    children.into_iter().for_each(join);
+    assert!(expected.comes_back(&reader, &mut batch, 1), "after the children have ended");
+}
+
+#[test]
+fn a_fork_in_the_middle_of_anothers_read_harms_nobody() {
+    let folder = folder_in_memory();
+    let path = folder.path().join("store");
+    let store = large_rows(&path);
+    let expected = Expected::of(&path, &store);
+    let options = ReadOptions { threads: 3, ..ReadOptions::default() };
+    let (reader, mut batch) = (store.reader(options).unwrap(), Batch::new());
+    assert!(expected.comes_back(&reader, &mut batch, 1));
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            let (reader, mut batch) = (store.reader(options).unwrap(), Batch::new());
+            let mut right = true;
+            while right && !done.load(Ordering::Relaxed) {
+                right = expected.comes_back(&reader, &mut batch, 1);
+            }
+            right
+        });
+        for _ in 0..20 {
+            join(fork(|| expected.comes_back(&reader, &mut batch, 2)));
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(busy.join().unwrap());
+    });
+}
