@@ -9,6 +9,7 @@ use crate::loss::Average;
 use crate::objects::EmptyPictures;
 use crate::optimizer::AdamWOptions;
 use crate::schedule::{Decay, Schedule};
+use crate::selection::KeepApart;
 use crate::{Error, Precision, Result};
 use detector::DetectorRecipe;
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,10 @@ pub struct TrainOptions {
     /// Everything random derives from it: start values, order, views, dropout.
     #[serde(default)]
     pub seed: u64,
+    /// What order and views derive from instead, so that runs of different seeds read the same rows at the
+    /// same time: in one process, or in several that share the page cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_seed: Option<u64>,
     /// Arithmetic of the head's convolutions.
     #[serde(default = "fp32")]
     pub precision: Precision,
@@ -109,6 +114,9 @@ pub struct TrainOptions {
     /// Leaves out batches with fewer rows than `batch`.
     #[serde(default)]
     pub drop_last: bool,
+    /// What no two rows of a batch have in common.
+    #[serde(default)]
+    pub keep_apart: KeepApart,
     /// Pictures without a label: no object and no crowd, or no label map.
     #[serde(default = "keep")]
     pub empty: EmptyPictures,
@@ -122,6 +130,13 @@ pub struct TrainOptions {
     /// Steps between checkpoints; 0: one at the end of every epoch.
     #[serde(default)]
     pub checkpoint_every: u64,
+}
+
+impl TrainOptions {
+    /// What order and views derive from.
+    pub fn order_seed(&self) -> u64 {
+        self.order_seed.unwrap_or(self.seed)
+    }
 }
 
 /// What label maps mean.
@@ -304,9 +319,10 @@ impl TrainRecipe {
                 ("train.epochs", number(train.epochs)),
                 ("train.steps", number(train.steps)),
                 ("train.batch", train.batch.to_string()),
-                ("train.seed", train.seed.to_string()),
+                ("train.order_seed, or else train.seed,", train.order_seed().to_string()),
                 ("train.views", format!("{:?}", train.views)),
                 ("train.drop_last", train.drop_last.to_string()),
+                ("train.keep_apart", format!("{:?}", train.keep_apart).to_lowercase()),
                 ("train.empty", format!("{:?}", train.empty).to_lowercase()),
                 ("train.min_side", train.min_side.to_string()),
             ]

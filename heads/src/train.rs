@@ -10,7 +10,7 @@ use crate::losses::LossParts;
 use crate::objects::{EmptyPictures, LeftOut};
 use crate::order::{Order, OrderOptions};
 use crate::recipe::TrainRecipe;
-use crate::selection::{Selection, choose_split};
+use crate::selection::{KeepApart, Selection, choose_split};
 use crate::task::{TaskTarget, TaskTruth, TruthOptions};
 use crate::trainee::{Attendance, Lesson, Trainee};
 use crate::{Error, Result};
@@ -190,15 +190,23 @@ pub fn train_together(
         })
         .collect::<Result<Vec<_>>>()?;
 
+    let groups = selection.groups(store, options.keep_apart)?;
     let Selection { samples, failed, missing, .. } = selection;
     let attendance = Attendance { samples: samples.len(), failed_rows: failed, missing_rows: missing };
     let order = OrderOptions {
-        seed: options.seed,
+        seed: options.order_seed(),
         batch: options.batch,
         shuffle: true,
         drop_last: options.drop_last,
     };
-    let order = Order::new(samples, order);
+    let order = match options.keep_apart {
+        KeepApart::Nothing => Order::new(samples, order),
+        _ => Order::apart(samples.into_iter().zip(groups).collect(), order)?,
+    };
+    let (batches, without) = order.batches_apart();
+    if batches != without {
+        ::log::warn!("train.keep_apart: an epoch has {batches} batches, without it {without}");
+    }
     let steps = jobs.first().map_or(0, |job| job.recipe.steps(|epoch| order.epoch(epoch).len()));
     if steps == 0 || (0..MAX_EMPTY_EPOCHS).all(|epoch| order.epoch(epoch).is_empty()) {
         return Err(Error::invalid(

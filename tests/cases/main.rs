@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a case that cannot go on fails there and says where")]
 
+mod apart;
 mod backbone_contract;
 mod bad_input;
 mod broken_images;
