@@ -70,9 +70,19 @@ impl ArraySpec {
         self.rows.saturating_sub(k.saturating_mul(self.unit_rows)).min(self.unit_rows)
     }
 
+    /// Bytes of an element that are an axis of their own in the array's document, so that Zarr can take them
+    /// apart: those of compressed floats. 1 if there is no such axis.
+    pub fn byte_axis(&self) -> usize {
+        match (self.element, self.geometry.compression) {
+            (ElementType::Float(dtype), Compression::Zstd) => dtype.bytes(),
+            _ => 1,
+        }
+    }
+
     /// Path of shard `k` relative to the store.
     pub fn shard_path(&self, k: u64) -> String {
-        format!("{}/c.{k}.0.0.0", self.path)
+        let last = if self.byte_axis() > 1 { ".0" } else { "" };
+        format!("{}/c.{k}.0.0.0{last}", self.path)
     }
 
     /// Path of the array's metadata document relative to the store.
@@ -81,7 +91,7 @@ impl ArraySpec {
     }
 }
 
-/// The arrays of one level of a bucket. See decision 0009.
+/// The arrays of one level of a bucket. See decisions 0009 and 0012.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LevelArrays {
     /// Its elements, or their codes: `[n, h, w, c]`, with fewer channels where codes are packed.
@@ -111,7 +121,7 @@ impl LevelArrays {
         let width = encoding.format.payload_channels(coefficients);
         let mut payload = ArraySpec::new(path, rows, unit_rows, cells, width, encoding.payload_element())?;
         payload = payload.compressed(encoding.compression)?;
-        payload.attributes = attributes(level, encoding);
+        payload.attributes = attributes(level, encoding, payload.byte_axis() > 1);
         let affine = encoding.is_quantised().then(|| {
             let path = layout::array_folder(bucket, &layout::affine_name(&name));
             ArraySpec::new(path, rows, unit_rows, Size::new(2, 1), coefficients, DType::F32)
@@ -127,9 +137,13 @@ impl LevelArrays {
 }
 
 /// What a payload array says of its meaning: nothing where its elements are the level's.
-fn attributes(level: &LevelSpec, encoding: Encoding) -> Vec<(&'static str, String)> {
+fn attributes(level: &LevelSpec, encoding: Encoding, are_bytes: bool) -> Vec<(&'static str, String)> {
     let mut formula = encoding.format.formula(encoding.coefficients(level.channels));
     let mut attributes = Vec::new();
+    if are_bytes {
+        let values = format!("payload.view('{}')[..., 0]", encoding.value_dtype().zarr_name());
+        formula = if encoding.projection.is_some() { formula.replace("payload", &values) } else { values };
+    }
     if encoding.is_quantised() {
         attributes.push(("affine", layout::affine_name(&level.name)));
     }
@@ -138,7 +152,7 @@ fn attributes(level: &LevelSpec, encoding: Encoding) -> Vec<(&'static str, Strin
         attributes.push(("mean", layout::mean(&level.name)));
         formula = format!("({formula}) @ basis + mean");
     }
-    if !attributes.is_empty() {
+    if !attributes.is_empty() || are_bytes {
         attributes.push(("encoding", encoding.to_string()));
         attributes.push(("formula", formula));
     }

@@ -67,6 +67,7 @@ impl<'a> RequestedLevel<'a> {
                 projection: of_store.projection(*number).filter(|_| projected == Projected::Channels),
                 format: encoding.format,
                 compression: encoding.compression,
+                byte_axis: arrays.payload.byte_axis(),
                 dtype: dtype.unwrap_or(encoding.value_dtype()),
             };
             let read_affine = arrays.affine.as_ref().map(|array| LevelRead {
@@ -76,6 +77,7 @@ impl<'a> RequestedLevel<'a> {
                 projection: None,
                 format: NumberFormat::F32,
                 compression: Compression::None,
+                byte_axis: 1,
                 dtype: DType::F32,
             });
             let cells = match band {

@@ -43,8 +43,9 @@ pub(crate) struct LevelRead<'a> {
     pub(crate) projection: Option<&'a Projection>,
     /// How its numbers are held.
     pub(crate) format: NumberFormat,
-    /// What was done to its chunks.
+    /// What was done to its chunks, and the bytes of an element that were taken apart for that.
     pub(crate) compression: Compression,
+    pub(crate) byte_axis: usize,
     /// What the batch holds.
     pub(crate) dtype: DType,
 }
@@ -294,13 +295,17 @@ fn fetch_run(
         let payload = match (piece.is_packed(), piece.is_as_held()) {
             (false, _) => held,
             (true, true) => {
-                unpacker.unpack(held, piece.target).map_err(|what| piece.fault(Cause::Frame(what)))?;
+                unpacker
+                    .unpack(held, piece.target, piece.level.byte_axis)
+                    .map_err(|what| piece.fault(Cause::Frame(what)))?;
                 continue;
             }
             (true, false) => {
                 unpacked.resize(unpacked.len().max(piece.level.payload_bytes), 0);
                 let payload = unpacked.get_mut(..piece.level.payload_bytes).unwrap_or_default();
-                unpacker.unpack(held, payload).map_err(|what| piece.fault(Cause::Frame(what)))?;
+                unpacker
+                    .unpack(held, payload, piece.level.byte_axis)
+                    .map_err(|what| piece.fault(Cause::Frame(what)))?;
                 payload
             }
         };
@@ -425,7 +430,7 @@ fn check(piece: &Piece<'_>, expected: [u8; CHECKSUM], found: [u8; CHECKSUM]) -> 
 impl Scratch {
     #[cfg(test)]
     pub(crate) fn capacity(&self) -> usize {
-        self.block.capacity() + self.unpacked.capacity()
+        self.block.capacity() + self.unpacked.capacity() + self.unpacker.capacity()
     }
 
     /// Memory for a block of this file.

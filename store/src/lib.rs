@@ -102,7 +102,7 @@ pub use number_format::NumberFormat;
 pub use page_policy::PagePolicy;
 pub use plan::{DEFAULT_SHARD_BYTES, Place, Plan, PlanRow};
 pub use projection::{Projected, Projection};
-pub use projections::{NewStore, Projections};
+pub use projections::{NewStore, ProjectionHashes, Projections};
 pub use read::{OnCorrupt, ReadCounts, ReadOptions, Reader, Verify};
 pub use recipe::{BackboneSpec, Compute, Fingerprint, LevelSpec, Preprocess, Recipe};
 pub use rows::{Rows, SampleRow, Status};

@@ -11,6 +11,7 @@ use crate::instruction_set::InstructionSet;
 use crate::quantised::{NOT_FINITE, TOO_LARGE};
 use crate::{Block, DType, Error, NumberFormat, Result};
 use product::{Panels, Product, TILE};
+use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;
 
 mod product;
@@ -28,7 +29,8 @@ const STRIP: usize = 1 << 16;
 const MOST: f32 = 85_070_591_730_234_615_865_843_651_857_942_052_864.0;
 
 /// As what the levels that are held as coefficients are handed out.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Projected {
     /// As the channels that the backbone gave, as well as the coefficients tell.
     #[default]

@@ -87,10 +87,11 @@ impl ShardWriter {
         let band_bytes = usize::try_from(geometry.payload_bytes()).unwrap_or(usize::MAX);
         // Aside, so that its frame can be pushed. After an error nothing more is.
         let mut packer = self.packer.take();
+        let element_bytes = self.array.byte_axis();
         for band in payload.chunks(band_bytes) {
             let chunk = match &mut packer {
                 None => band,
-                Some(packer) => packer.pack(band).map_err(Error::io(self.staged.target()))?,
+                Some(packer) => packer.pack(band, element_bytes).map_err(Error::io(self.staged.target()))?,
             };
             let offset = geometry.next_offset(self.end);
             let gap = usize::try_from(offset - self.end).unwrap_or(0);

@@ -270,9 +270,7 @@ fn check_shard(
     let mut frame = Frame::default();
     for (row, band, chunk) in shard.index.chunks() {
         let wrong = match check_chunk(&shard, &chunk, block)? {
-            None if array.geometry.compression != Compression::None => {
-                frame.check(&shard, &chunk, array.geometry.payload_bytes())?
-            }
+            None if array.geometry.compression != Compression::None => frame.check(&shard, &chunk, array)?,
             wrong => wrong,
         };
         if let Some(what) = wrong {
@@ -310,13 +308,13 @@ struct Frame {
 
 impl Frame {
     /// What is wrong with a chunk whose checksum is right.
-    fn check(&mut self, shard: &OpenShard, chunk: &Range<u64>, payload_bytes: u64) -> Result<Option<String>> {
+    fn check(&mut self, shard: &OpenShard, chunk: &Range<u64>, array: &ArraySpec) -> Result<Option<String>> {
         // `ChunkGeometry::compressed` has bounded both.
         let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         self.packed.resize(bytes((chunk.end - chunk.start).saturating_sub(CHECKSUM as u64)), 0);
-        self.unpacked.resize(bytes(payload_bytes), 0);
+        self.unpacked.resize(bytes(array.geometry.payload_bytes()), 0);
         read_exact(shard, &mut self.packed, chunk.start)?;
-        Ok(self.unpacker.unpack(&self.packed, &mut self.unpacked).err())
+        Ok(self.unpacker.unpack(&self.packed, &mut self.unpacked, array.byte_axis()).err())
     }
 }
 

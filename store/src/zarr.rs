@@ -23,40 +23,54 @@ pub fn group_document() -> Value {
 pub fn array_document(array: &ArraySpec) -> Value {
     let little = json!({ "name": "bytes", "configuration": { "endian": "little" } });
     let index_codecs = json!([little, { "name": "crc32c" }]);
+    let bytes = array.byte_axis();
+    let zstd = || json!({ "name": "zstd", "configuration": { "level": ZSTD_LEVEL, "checksum": false } });
     let codecs = match array.geometry.compression {
         Compression::None => index_codecs.clone(),
+        Compression::Zstd if bytes == 1 => json!([little, zstd(), { "name": "crc32c" }]),
+        // The axis of an element's bytes first: all first bytes of a chunk, then all second ones.
         Compression::Zstd => {
-            let zstd = json!({ "name": "zstd", "configuration": { "level": ZSTD_LEVEL, "checksum": false } });
-            json!([little, zstd, { "name": "crc32c" }])
+            let transpose = json!({ "name": "transpose", "configuration": { "order": [4, 0, 1, 2, 3] } });
+            json!([transpose, little, zstd(), { "name": "crc32c" }])
         }
     };
     let (height, width, channels) = (array.cells.height, array.cells.width, array.channels);
     let fill_value = match array.element {
+        // Floats whose bytes are all ones are NaN.
+        ElementType::Float(_) if bytes > 1 => json!(255),
         ElementType::Float(_) => json!("NaN"),
         ElementType::Int8 | ElementType::Uint8 => json!(0),
     };
+    let data_type = if bytes > 1 { ElementType::Uint8.zarr_name() } else { array.element.zarr_name() };
+    // Sides of the array, of a shard, of a chunk.
+    let sides = |rows: u64, height: u32| {
+        let sides = [rows, u64::from(height), u64::from(width), u64::from(channels), bytes as u64];
+        if bytes > 1 { json!(sides) } else { json!(sides.get(..4)) }
+    };
+    let mut names = vec!["row", "height", "width", "channel"];
+    names.extend((bytes > 1).then_some("byte"));
     let attributes = array.attributes.iter().map(|(name, value)| ((*name).to_owned(), json!(value)));
     json!({
         "zarr_format": 3,
         "node_type": "array",
-        "shape": [array.rows, height, width, channels],
-        "data_type": array.element.zarr_name(),
+        "shape": sides(array.rows, height),
+        "data_type": data_type,
         "chunk_grid": {
             "name": "regular",
-            "configuration": { "chunk_shape": [array.unit_rows, height, width, channels] },
+            "configuration": { "chunk_shape": sides(array.unit_rows, height) },
         },
         "chunk_key_encoding": { "name": "default", "configuration": { "separator": "." } },
         "fill_value": fill_value,
         "codecs": [{
             "name": "sharding_indexed",
             "configuration": {
-                "chunk_shape": [1, array.geometry.band_rows, width, channels],
+                "chunk_shape": sides(1, array.geometry.band_rows),
                 "codecs": codecs,
                 "index_codecs": index_codecs,
                 "index_location": "end",
             },
         }],
-        "dimension_names": ["row", "height", "width", "channel"],
+        "dimension_names": names,
         "attributes": Value::Object(attributes.collect()),
     })
 }

@@ -2,12 +2,12 @@
 //! byte by byte with what our reader hands out. Quantised levels are decoded there by the formula that their
 //! arrays carry.
 
-use featcache_store::layout::{affine_name, array_folder};
+use featcache_store::layout::{affine_name, array_folder, basis, mean};
 use featcache_store::sink::{FeatureSink, RowOutcome, UnitSink};
 use featcache_store::{
     BackboneSpec, Batch, Block, Compute, DType, Encodings, LevelId, LevelSpec, ListedSample, Listing,
-    OpenOptions, Preprocess, ReadOptions, Recipe, ResizeRule, RowId, SampleKey, Size, Status, Store,
-    StoreWriter, ViewSpec, WriterOptions,
+    NewStore, OpenOptions, Preprocess, Projection, Projections, ReadOptions, Recipe, ResizeRule, RowId,
+    SampleKey, Size, Status, Store, StoreWriter, ViewSpec, WriterOptions,
 };
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -72,6 +72,20 @@ const PLAIN: [&str; 2] = ["bf16,p3=f16,p4=f32", "bf16+zstd,p3=f16+zstd,p4=f32+zs
 const QUANTISED: [&str; 2] =
     ["p2=int8,p3=e4m3fn,p4=int4,p5=int8", "p2=int8+zstd,p3=e4m3fn+zstd,p4=int4+zstd,p5=int8+zstd"];
 
+/// Coefficients, as numbers, as codes and compressed.
+const PROJECTED: &str = "p2=pca40+int8+zstd,p3=pca96+bf16,p4=pca3+f32+zstd,p5=int4";
+
+/// A basis of which each row names one channel, so that sums are exact in any order.
+fn projection(k: usize, c: usize) -> Projection {
+    let element = |row: usize, channel: usize| match channel == (row * 7 + 1) % c {
+        true if row.is_multiple_of(2) => -1.0,
+        true => 1.0,
+        false => 0.0,
+    };
+    let basis = (0..k * c).map(|i| element(i / c, i % c)).collect();
+    Projection::new(basis, (0..c).map(|channel| 0.5 + channel as f32).collect()).unwrap()
+}
+
 /// Two buckets, several shards each, every fourth row without features.
 fn written(path: &Path, encodings: &str) -> Store {
     let recipe = recipe();
@@ -86,7 +100,14 @@ fn written(path: &Path, encodings: &str) -> Store {
     let listing =
         Listing { dataset: "folder".into(), samples: (0..11).map(sample).collect(), ..Listing::default() };
     let options = WriterOptions { shard_bytes: Some(12 << 20), ..WriterOptions::default() };
-    let writer = StoreWriter::create_or_resume(path, &recipe, &encodings, || Ok(listing), options).unwrap();
+    let mut projections = Projections::default();
+    for level in &recipe.levels {
+        if let Some(k) = encodings.of(&level.name).unwrap().projection {
+            projections.insert(&level.name, projection(k.get() as usize, level.channels as usize));
+        }
+    }
+    let contents = || Ok(NewStore { listing, projections });
+    let writer = StoreWriter::create_or_resume(path, &recipe, &encodings, contents, options).unwrap();
     for unit in writer.missing_units().unwrap() {
         let size = writer.plan().buckets()[unit.bucket].size;
         let mut rows = writer.begin(&unit).unwrap();
@@ -109,6 +130,8 @@ struct Dumped {
     path: String,
     /// Of its array of scales and offsets, if it has one.
     affine: Option<String>,
+    /// Of its basis and mean, if it has them.
+    bases: Vec<String>,
     dtype: DType,
     /// Rows with features, and their bytes, one after the other.
     rows: Vec<u64>,
@@ -124,13 +147,15 @@ fn dump(store: &Store) -> Vec<Dumped> {
         let ids = (bucket.rows.start.0..bucket.rows.end.0).map(RowId);
         let ids: Vec<RowId> = ids.filter(|id| store.row(*id).unwrap().status == Status::Ok).collect();
         for (number, level) in store.recipe().levels.iter().enumerate() {
-            let quantised = store.encodings().of(&level.name).unwrap().is_quantised();
+            let encoding = store.encodings().of(&level.name).unwrap();
+            let (quantised, projected) = (encoding.is_quantised(), encoding.projection.is_some());
             // The formula's values, before they are rounded to bf16.
-            let reader = if quantised { &wide } else { &own };
+            let reader = if quantised || projected { &wide } else { &own };
             reader.read(&ids, &[LevelId(number)], None, &mut batch).unwrap();
             arrays.push(Dumped {
                 path: array_folder(bucket, &level.name),
                 affine: quantised.then(|| array_folder(bucket, &affine_name(&level.name))),
+                bases: if projected { vec![basis(&level.name), mean(&level.name)] } else { vec![] },
                 dtype: batch.level(0).dtype,
                 rows: ids.iter().map(|id| id.0 - bucket.rows.start.0).collect(),
                 bytes: batch.level(0).bytes.to_vec(),
@@ -155,12 +180,16 @@ fn check_plain(encodings: &str) {
     assert_eq!(arrays.len(), 8);
     for ours in arrays {
         let array = Array::open(files.clone(), &format!("/{}", ours.path)).unwrap();
-        let [rows, h, w, c] = *array.shape() else { panic!("{}: {:?}", ours.path, array.shape()) };
+        // Of compressed floats the bytes are an axis of their own.
+        let [rows, h, w, c, ..] = *array.shape() else { panic!("{}: {:?}", ours.path, array.shape()) };
+        assert_eq!(array.shape().len(), if encodings.contains("zstd") { 5 } else { 4 });
         assert_eq!(array.dimension_names().as_ref().unwrap()[3].as_deref(), Some("channel"));
         let row_bytes = (h * w * c) as usize * ours.dtype.bytes();
         let mut expected = ours.bytes.chunks_exact(row_bytes);
         for row in 0..rows {
-            let subset = ArraySubset::new_with_ranges(&[row..row + 1, 0..h, 0..w, 0..c]);
+            let mut ranges: Vec<_> = array.shape().iter().map(|side| 0..*side).collect();
+            ranges[0] = row..row + 1;
+            let subset = ArraySubset::new_with_ranges(&ranges);
             let read: ArrayBytes = array.retrieve_array_subset(&subset).unwrap();
             let found = read.into_fixed().unwrap();
             if ours.rows.contains(&row) {
@@ -258,7 +287,7 @@ fn tensorstore_reads_the_same_bytes() {
         featcache_tests::skipped("no Python with tensorstore: cargo xtask test fetches it where it can");
         return;
     };
-    for encodings in PLAIN.into_iter().chain(QUANTISED) {
+    for encodings in PLAIN.into_iter().chain(QUANTISED).chain([PROJECTED]) {
         println!("{}", compare(&python, encodings));
     }
 }
@@ -275,7 +304,8 @@ fn compare(python: &Path, encodings: &str) -> String {
         std::fs::write(dumped.join(&file), &array.bytes).unwrap();
         let dtype = array.dtype.zarr_name();
         index.push(serde_json::json!({
-            "path": array.path, "affine": array.affine, "dtype": dtype, "rows": array.rows, "file": file,
+            "path": array.path, "affine": array.affine, "bases": array.bases, "dtype": dtype,
+            "rows": array.rows, "file": file,
         }));
     }
     std::fs::write(dumped.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
