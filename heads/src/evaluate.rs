@@ -114,7 +114,8 @@ pub fn evaluate_run(run: &Run, store: &Store, settings: &EvaluateSettings<'_>) -
     let mut metric = MeanIou::new(truth.rule().classes());
     let (mut samples, mut unlabelled) = (0, 0);
     let read_target = |row| truth.original(row);
-    let what = pass::What { store, selection, levels: model.levels(), kind: model.map_kind() };
+    let projected = run.identity.recipe.head.projected;
+    let what = pass::What { store, selection, levels: model.levels(), kind: model.map_kind(), projected };
     let costs = pass::pass(what, &read_target, settings, |batch, maps| {
         let logits = model.forward(maps, Phase::Eval)?.main; // [n, k, h, w]
         for (i, (&id, target)) in (0..).zip(batch.rows.rows.iter().zip(&batch.targets)) {

@@ -2,8 +2,9 @@
 
 use crate::recipe::TrainRecipe;
 use crate::{Error, Result};
-use featcache_store::{Category, LevelSpec, Store};
+use featcache_store::{Category, LevelSpec, Projected, ProjectionHashes, Store};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// What a run was made from: it fits stores of the same fingerprint and categories only.
@@ -23,8 +24,11 @@ pub struct RunIdentity {
     /// asks for the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<String>,
-    /// Levels read, finest first.
+    /// Levels read, finest first, with the channels that they were read in.
     pub levels: Vec<LevelSpec>,
+    /// The bases of the levels that were read as coefficients: those of another basis mean something else.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bases: BTreeMap<String, ProjectionHashes>,
     /// The store's categories, in order.
     pub categories: Vec<CategoryName>,
     /// The recipe.
@@ -54,7 +58,13 @@ impl RunIdentity {
         let fingerprint = store.fingerprint().0.clone();
         let dataset = store.spec().dataset.kind.clone();
         let categories = store.categories().iter().map(Into::into).collect();
-        Self { fingerprint, dataset, split, samples: String::new(), start: None, levels, categories, recipe }
+        let bases = store.spec().projections.iter().filter(|(name, _)| {
+            recipe.head.projected == Projected::Coefficients
+                && levels.iter().any(|level| level.name == **name)
+        });
+        let bases = bases.map(|(name, hashes)| (name.clone(), hashes.clone())).collect();
+        let (samples, start) = (String::new(), None);
+        Self { fingerprint, dataset, split, samples, start, levels, bases, categories, recipe }
     }
 
     /// The first field in which a store's or a recipe's identity differs from this run's.
@@ -84,6 +94,15 @@ impl RunIdentity {
                 names.join(",")
             };
             return mismatch("levels", &show(&self.levels), &show(&other.levels));
+        }
+        let [ours, theirs] = [&self.bases, &other.bases];
+        if let Some(level) =
+            ours.keys().chain(theirs.keys()).find(|level| ours.get(*level) != theirs.get(*level))
+        {
+            let show = |bases: &BTreeMap<String, ProjectionHashes>| {
+                bases.get(level).map_or("none".to_owned(), |hashes| hashes.basis_blake3.clone())
+            };
+            return mismatch(&format!("basis of level {level}"), &show(ours), &show(theirs));
         }
         Ok(())
     }

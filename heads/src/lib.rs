@@ -38,6 +38,7 @@ pub mod order;
 pub mod parameter;
 pub mod phase;
 pub mod precision;
+mod read_levels;
 pub mod recipe;
 pub mod run;
 pub mod schedule;

@@ -4,6 +4,7 @@
 //! owns, so that their maps need no copy.
 
 use crate::order::{BatchRows, Epoch, Order, Position};
+use crate::read_levels::read_levels;
 use crate::tensor::{channels_last, feature_map, torch_kind};
 use crate::tensor_memory::TensorMemory;
 use crate::{Error, Result};
@@ -168,6 +169,18 @@ impl<'a, T: Send> Shared<'a, T> {
         options: LoaderOptions,
     ) -> Result<Self> {
         let ids = levels.iter().map(|level| Ok(store.level(&level.name)?)).collect::<Result<_>>()?;
+        let as_read = read_levels(store, options.read.projected);
+        for level in levels {
+            let found = as_read.iter().find(|found| found.name == level.name).map(|found| found.channels);
+            if found != Some(level.channels) {
+                return Err(Error::invalid(format!(
+                    "level {}: expected {} channels, the store hands out {}",
+                    level.name,
+                    level.channels,
+                    found.unwrap_or_default()
+                )));
+            }
+        }
         // Four bytes an element: an upper bound for every encoding.
         let row_cost = levels.iter().map(|level| (level.stride, u64::from(level.channels) * 4)).collect();
         let epoch = order.epoch(span.start.epoch);

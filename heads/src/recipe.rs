@@ -12,6 +12,7 @@ use crate::schedule::{Decay, Schedule};
 use crate::selection::KeepApart;
 use crate::{Error, Precision, Result};
 use detector::DetectorRecipe;
+use featcache_store::Projected;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -63,6 +64,10 @@ pub struct HeadRecipe {
     /// Levels it reads, by name; empty: all of the store.
     #[serde(default)]
     pub levels: Vec<String>,
+    /// As what it reads levels that the store holds as coefficients: `channels`, or the `coefficients` themselves,
+    /// of which there are fewer.
+    #[serde(default, skip_serializing_if = "are_channels")]
+    pub projected: Projected,
     /// A LayerNorm on every level before a semantic head; a detector has its own switch.
     #[serde(default = "yes")]
     pub level_norm: bool,
@@ -165,6 +170,10 @@ impl Default for LossOptions {
     fn default() -> Self {
         Self { average: Average::Labelled }
     }
+}
+
+fn are_channels(projected: &Projected) -> bool {
+    *projected == Projected::Channels
 }
 
 fn yes() -> bool {
@@ -313,7 +322,8 @@ impl TrainRecipe {
     /// The key of `train` by which this recipe visits other rows than another, or in another order, with
     /// both values; `None` where the two can be trained on one pass over a store.
     pub fn order_difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
-        let keys = |train: &TrainOptions| {
+        let keys = |recipe: &Self| {
+            let train = &recipe.train;
             let number = |value: Option<u64>| value.map_or("not given".to_owned(), |v| v.to_string());
             [
                 ("train.epochs", number(train.epochs)),
@@ -325,9 +335,10 @@ impl TrainRecipe {
                 ("train.keep_apart", format!("{:?}", train.keep_apart).to_lowercase()),
                 ("train.empty", format!("{:?}", train.empty).to_lowercase()),
                 ("train.min_side", train.min_side.to_string()),
+                ("head.projected", format!("{:?}", recipe.head.projected).to_lowercase()),
             ]
         };
-        let pairs = keys(&self.train).into_iter().zip(keys(&other.train));
+        let pairs = keys(self).into_iter().zip(keys(other));
         pairs.filter(|(ours, theirs)| ours != theirs).map(|((key, a), (_, b))| (key, a, b)).next()
     }
 

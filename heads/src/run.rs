@@ -5,6 +5,7 @@ use crate::checkpoint::Checkpoint;
 use crate::detector::Detector;
 use crate::identity::RunIdentity;
 use crate::model::SemanticModel;
+use crate::read_levels::read_levels;
 use crate::task::TaskModel;
 use crate::{Error, Result};
 use featcache_store::{Category, Store};
@@ -87,10 +88,11 @@ impl Run {
     /// field.
     pub fn check_store(&self, store: &Store) -> Result<()> {
         let wanted = &self.identity.levels;
-        let found = store.recipe().levels.iter().filter(|level| wanted.iter().any(|w| w.name == level.name));
+        let as_read = read_levels(store, self.identity.recipe.head.projected);
+        let found = as_read.into_iter().filter(|level| wanted.iter().any(|w| w.name == level.name));
         let Self { identity, folder, .. } = self;
         let recipe = identity.recipe.clone();
-        let other = RunIdentity::new(store, identity.split.clone(), found.cloned().collect(), recipe);
+        let other = RunIdentity::new(store, identity.split.clone(), found.collect(), recipe);
         identity.check(&other, folder)
     }
 }

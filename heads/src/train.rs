@@ -9,12 +9,13 @@ use crate::loader::{LoadedBatch, LoaderOptions, MAX_EMPTY_EPOCHS, Shared, Span};
 use crate::losses::LossParts;
 use crate::objects::{EmptyPictures, LeftOut};
 use crate::order::{Order, OrderOptions};
-use crate::recipe::TrainRecipe;
+use crate::read_levels::read_levels;
+use crate::recipe::{HeadRecipe, TrainRecipe};
 use crate::selection::{KeepApart, Selection, choose_split};
 use crate::task::{TaskTarget, TaskTruth, TruthOptions};
 use crate::trainee::{Attendance, Lesson, Trainee};
 use crate::{Error, Result};
-use featcache_store::{LevelSpec, RowId, Store};
+use featcache_store::{LevelSpec, Projected, RowId, Store};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -126,14 +127,22 @@ pub struct TrainSummary {
 }
 
 /// Levels of a store that a recipe reads, finest first.
-pub(crate) fn chosen_levels(store: &Store, names: &[String]) -> Result<Vec<LevelSpec>> {
-    let all = &store.recipe().levels;
+pub(crate) fn chosen_levels(store: &Store, head: &HeadRecipe) -> Result<Vec<LevelSpec>> {
+    let (all, names) = (read_levels(store, head.projected), &head.levels);
     if let Some(name) = names.iter().find(|name| !all.iter().any(|level| level.name == **name)) {
         let known: Vec<_> = all.iter().map(|level| level.name.as_str()).collect();
         let known = known.join(", ");
         return Err(Error::invalid(format!("head.levels names {name:?}, the store has {known}")));
     }
-    Ok(all.iter().filter(|level| names.is_empty() || names.contains(&level.name)).cloned().collect())
+    let chosen: Vec<LevelSpec> =
+        all.into_iter().filter(|level| names.is_empty() || names.contains(&level.name)).collect();
+    let are_projected = chosen.iter().any(|level| store.projections().of(&level.name).is_some());
+    if head.projected == Projected::Coefficients && !are_projected {
+        return Err(Error::invalid(
+            "head.projected is coefficients, the store holds none of its levels as such",
+        ));
+    }
+    Ok(chosen)
 }
 
 /// Trains the recipe's head on a store, in the run folder `folder`, which is created or gone on with.
@@ -166,7 +175,8 @@ pub fn train_together(
     for job in jobs {
         job.recipe.check().map_err(|what| Error::Recipe { path: job.folder.join(RECIPE_FILE), what })?;
     }
-    let options = &one_order(jobs)?.train;
+    let TrainRecipe { train: options, head, .. } = one_order(jobs)?;
+    let projected = head.projected;
     let truths = Truths::new(store, jobs)?;
     let split = choose_split(store, settings.split.as_deref(), "train")?;
     let mut selection = Selection::new(store, &split, &options.views)?;
@@ -180,7 +190,7 @@ pub fn train_together(
     let mut trainees = jobs
         .iter()
         .map(|job| {
-            let levels = chosen_levels(store, &job.recipe.head.levels)?;
+            let levels = chosen_levels(store, &job.recipe.head)?;
             let run = RunIdentity {
                 samples: selection.blake3.clone(),
                 start: job.weights.map(blake3_of).transpose()?,
@@ -219,10 +229,11 @@ pub fn train_together(
 
     let earliest = trainees.iter().map(|trainee| (trainee.step, trainee.position)).min_by_key(|at| at.0);
     let (mut step, position) = earliest.unwrap_or_default();
-    let levels = LevelUnion::new(store, &trainees);
+    let levels = LevelUnion::new(store, &trainees, projected);
     let read_target = |row| truths.targets(row);
     let span = Span { start: position, batches: steps.saturating_sub(step) };
-    let loader = settings.loader.clone();
+    let mut loader = settings.loader.clone();
+    loader.read.projected = projected;
     let shared = Shared::new(store, &order, span, &levels.specs, &read_target, loader)?;
     let begin = Instant::now();
     let mut stopped = false;
@@ -383,9 +394,10 @@ struct LevelUnion {
 }
 
 impl LevelUnion {
-    fn new(store: &Store, trainees: &[Trainee]) -> Self {
+    fn new(store: &Store, trainees: &[Trainee], projected: Projected) -> Self {
         let read = |level: &&LevelSpec| trainees.iter().any(|t| t.model.levels().contains(level));
-        let specs: Vec<LevelSpec> = store.recipe().levels.iter().filter(read).cloned().collect();
+        let specs: Vec<LevelSpec> =
+            read_levels(store, projected).into_iter().filter(|level| read(&level)).collect();
         let positions = |trainee: &Trainee| {
             let levels = trainee.model.levels().iter();
             let positions = levels.filter_map(|level| specs.iter().position(|known| known == level));

@@ -66,7 +66,8 @@ fn model(kind: HeadKind, norm: NormKind, names: &[&str], precision: Precision) -
     let upernet =
         UperNetOptions { channels: 64, norm, dropout: 0.0, auxiliary: Some(auxiliary), ..Default::default() };
     let upernet = (kind == HeadKind::UperNet).then_some(upernet);
-    let recipe = HeadRecipe { kind, levels: Vec::new(), level_norm: true, linear: None, upernet };
+    let projected = featcache_store::Projected::Channels;
+    let recipe = HeadRecipe { kind, levels: Vec::new(), projected, level_norm: true, linear: None, upernet };
     let classes = (0..CLASSES).map(|class| class.to_string()).collect();
     let model = SemanticModel::new(&recipe, precision, levels(names), classes, 0, Device::Cpu).unwrap();
     let values = model.parameters().entries().iter();

@@ -34,6 +34,7 @@ mod pictures;
 mod pixels;
 mod program;
 mod progress_line;
+mod projected;
 mod roi_align_times;
 mod run_folder;
 mod scenes;

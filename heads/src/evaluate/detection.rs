@@ -104,7 +104,8 @@ pub fn evaluate_detector(
     let paste = paste_convention(run);
 
     let mut found = Vec::new();
-    let what = What { store, selection, levels: detector.levels(), kind: detector.map_kind() };
+    let projected = run.identity.recipe.head.projected;
+    let what = What { store, selection, levels: detector.levels(), kind: detector.map_kind(), projected };
     let no_target = |_| Ok(());
     let costs = pass(what, &no_target, settings, |batch, maps| {
         let rows = batch.rows.rows.iter().map(|&id| Ok(store.row(id)?)).collect::<Result<Vec<_>>>()?;

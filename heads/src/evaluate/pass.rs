@@ -6,7 +6,7 @@ use crate::loader::{LoadedBatch, ReadTarget, Shared, Span};
 use crate::order::{Order, OrderOptions, Position};
 use crate::selection::Selection;
 use crate::{Error, Result};
-use featcache_store::{LevelSpec, Store};
+use featcache_store::{LevelSpec, Projected, Store};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 use tch::{Kind, Tensor};
@@ -31,6 +31,8 @@ pub(super) struct What<'a> {
     pub(super) levels: &'a [LevelSpec],
     /// Element type of the maps.
     pub(super) kind: Kind,
+    /// As what levels of coefficients are read.
+    pub(super) projected: Projected,
 }
 
 /// Gives every batch of the selection with its maps, `[n, c, h, w]` a level, to `score`.
@@ -40,12 +42,14 @@ pub(super) fn pass<T: Send>(
     settings: &EvaluateSettings<'_>,
     mut score: impl FnMut(&LoadedBatch<T>, &[Tensor]) -> Result<()>,
 ) -> Result<Costs> {
-    let What { store, selection, levels, kind } = what;
+    let What { store, selection, levels, kind, projected } = what;
     let options = OrderOptions { seed: 0, batch: settings.batch, shuffle: false, drop_last: false };
     let order = Order::new(selection.samples, options);
     let total = order.samples() as u64;
     let span = Span { start: Position::default(), batches: order.epoch(0).len() };
-    let shared = Shared::new(store, &order, span, levels, read_target, settings.loader.clone())?;
+    let mut loader = settings.loader.clone();
+    loader.read.projected = projected;
+    let shared = Shared::new(store, &order, span, levels, read_target, loader)?;
     let begin = Instant::now();
     let (waited, read_bytes, skipped) = std::thread::scope(|scope| -> Result<_> {
         let _guard = tch::no_grad_guard();

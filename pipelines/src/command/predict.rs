@@ -16,7 +16,7 @@ use featcache_heads::TaskModel;
 use featcache_heads::features::RunFeatures;
 use featcache_heads::run::Run;
 use featcache_heads::tensor::feature_map;
-use featcache_store::{Encodings, Projected, Size, ViewSpec};
+use featcache_store::{Size, ViewSpec};
 use objects::Results;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -44,7 +44,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<Report> {
     let head = Run::open(&args.run, model::device(&args.machine)?)?;
     let features = RunFeatures::read(&args.run, &head.identity.fingerprint)?;
     let model = Model::from_recipe(&features.recipe, &args.weights, &args.machine)?;
-    let path_to_head = PathToHead { head, model, encodings: features.encodings };
+    let path_to_head = PathToHead { head, model, features };
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let mut results = Results::new(&path_to_head.head, &args.images);
     let mut all = Vec::new();
@@ -81,7 +81,7 @@ pub(super) fn run(args: &PredictArgs) -> Result<Report> {
 struct PathToHead {
     head: Run,
     model: Model,
-    encodings: Encodings,
+    features: RunFeatures,
 }
 
 /// Both results of a picture are named after it: of two pictures of one name one would be lost.
@@ -172,22 +172,25 @@ fn see(path_to_head: &PathToHead, path: &Path) -> Result<Seen> {
 /// The head's levels as `[1, c, h, w]`: encoded and decoded as the store did, because the head was trained
 /// on what that left of them.
 fn maps(path_to_head: &PathToHead, levels: &[Tensor]) -> Result<Vec<Tensor>> {
-    let PathToHead { head, model, encodings } = path_to_head;
+    let PathToHead { head, model, features } = path_to_head;
+    let projected = head.identity.recipe.head.projected;
     let wanted = head.model.levels().iter().map(|level| {
         let position = model.recipe.levels.iter().position(|l| l.name == level.name);
         let map = position.and_then(|position| model.kept.get(position)).and_then(|&kept| levels.get(kept));
-        let encoding = encodings.of(&level.name);
-        map.zip(encoding).with_context(|| format!("level {} is not among the features", level.name))
+        let encoding = features.encodings.of(&level.name);
+        let found =
+            map.zip(encoding).with_context(|| format!("level {} is not among the features", level.name));
+        found.map(|(map, encoding)| (map, encoding, features.projections.of(&level.name), level.channels))
     });
     wanted
         .map(|wanted| {
-            let (map, encoding) = wanted?;
+            let (map, encoding, projection, channels) = wanted?;
             let block = block(&map.f_to_device(Device::Cpu)?, 0)?; // [h, w, c]
             let dtype = encoding.value_dtype();
-            let bytes = encoding.round_trip(&block, None, Projected::Channels, dtype)?;
-            let [h, w, c] = block.shape;
+            let bytes = encoding.round_trip(&block, projection, projected, dtype)?;
+            let [h, w, _] = block.shape;
             let (kind, device) = (head.model.map_kind(), model.backbone.device());
-            Ok(feature_map(&bytes, [1, h, w, c], dtype, kind, device)?)
+            Ok(feature_map(&bytes, [1, h, w, channels as usize], dtype, kind, device)?)
         })
         .collect()
 }
