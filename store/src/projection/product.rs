@@ -101,11 +101,7 @@ impl<T: Element> Loop for Product<'_, T> {
 
 /// Adds a lane of the matrix, times a number, to the sums of a cell.
 #[inline(always)]
-#[expect(
-    clippy::indexing_slicing,
-    clippy::needless_range_loop,
-    reason = "within fixed arrays, and half as fast with iterators"
-)]
+#[expect(clippy::indexing_slicing, reason = "within fixed arrays, and half as fast with iterators")]
 fn add(sums: &mut [f32; LANE], number: f32, lane: &[f32; LANE]) {
     for i in 0..LANE {
         sums[i] += number * lane[i];
