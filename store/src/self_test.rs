@@ -46,7 +46,7 @@ impl SelfTest {
         // Without a name nobody has to remove it, whatever ends this.
         std::fs::remove_file(&path).map_err(Error::io(&path))?;
         // What a disk cannot make smaller.
-        let mut noise = vec![0; BLOCK_BYTES as usize];
+        let mut noise = vec![0; usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX)];
         for number in 0..TEST_BYTES / BLOCK_BYTES {
             blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut noise);
             file.write_all(&noise).map_err(Error::io(&path))?;
