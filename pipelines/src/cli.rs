@@ -4,7 +4,9 @@ mod bench;
 mod group;
 mod number;
 
-pub use bench::{BenchArgs, BenchCommand, BenchExtractArgs, BenchLoaderArgs, BenchReadArgs};
+pub use bench::{
+    BenchArgs, BenchCommand, BenchExtractArgs, BenchLoaderArgs, BenchPeersArgs, BenchReadArgs, PagesArg,
+};
 pub use group::{
     ComputeArg, DatasetArgs, DatasetKind, LoaderArgs, MachineArgs, RecipeArgs, ResamplerArg, StoreArgs,
     WeightArgs,
@@ -55,7 +57,7 @@ pub enum Command {
     Eval(EvalArgs),
     /// Run backbone and head on pictures and write overlays.
     Predict(PredictArgs),
-    /// Measure reading, loading or extraction against the machine's limits.
+    /// Measure reading, loading or extraction against the machine's limits, and against peers.
     Bench(BenchArgs),
     /// Draw a small data set, extract, train, score and show it.
     Demo(DemoArgs),

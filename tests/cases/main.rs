@@ -30,6 +30,7 @@ mod loader;
 mod masks;
 mod mean_iou;
 mod object_store;
+mod peers;
 mod pictures;
 mod pixels;
 mod program;

@@ -1,8 +1,11 @@
-//! `featcache bench`: reading, loading and extraction against the machine's own limits, timed in the same run.
+//! `featcache bench`: reading, loading and extraction against the machine's own limits and against peers, timed
+//! in the same run.
 
 mod extract;
 mod loader;
+mod peers;
 mod read;
+mod workplace;
 
 use crate::cli::{BenchArgs, BenchCommand};
 use crate::report::Report;
@@ -14,6 +17,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<Report> {
     match &args.which {
         BenchCommand::Read(args) => read::run(args),
         BenchCommand::Loader(args) => loader::run(args),
+        BenchCommand::Peers(args) => peers::run(args),
         BenchCommand::Extract(args) => extract::run(args),
     }
 }

@@ -3,6 +3,7 @@
 //! Each repetition times, one after the other, the peak, a run into a null sink and a run into a store (the
 //! two in turns first), so that a noisy machine hits all three alike; ratios are taken within a repetition.
 
+use super::workplace::Workplace;
 use super::{machine_line, show, write_section};
 use crate::cli::{BenchExtractArgs, Cli, Command};
 use crate::exit::{ExitCode, failure};
@@ -19,7 +20,7 @@ use featcache_extractor::source::Source;
 use featcache_extractor::worker::Worker;
 use featcache_store::{Encodings, FeatureSink, NullSink, Plan, Size, Spread, StoreWriter, WriterOptions};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -57,7 +58,7 @@ struct BackboneOutcome {
 pub(super) fn run(args: &BenchExtractArgs) -> Result<Report> {
     let size = parse_size(&args.size)?;
     let workplace = Workplace::create(&args.dir)?;
-    let folder = &workplace.folder;
+    let folder = workplace.folder();
     let pictures = folder.join("pictures");
     std::fs::create_dir(&pictures).with_context(|| pictures.display().to_string())?;
     for index in 0..args.images {
@@ -84,29 +85,6 @@ pub(super) fn run(args: &BenchExtractArgs) -> Result<Report> {
         write_section(path, "bench extract", &markdown(&outcome))?;
     }
     Report::new(&outcome, text(&outcome))
-}
-
-/// A folder of this process alone: only what was made here is ever removed.
-struct Workplace {
-    folder: PathBuf,
-}
-
-impl Workplace {
-    /// A new folder in `parent`, which is created if need be.
-    fn create(parent: &Path) -> Result<Self> {
-        std::fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-        let folder = parent.join(format!("featcache-bench-{}", std::process::id()));
-        std::fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
-        Ok(Self { folder })
-    }
-}
-
-impl Drop for Workplace {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.folder) {
-            log::warn!("{} stays: {error}", self.folder.display());
-        }
-    }
 }
 
 fn bench_backbone(
