@@ -1,10 +1,10 @@
 //! The extraction pipeline: one function a stage, bounded channels between, wired in order by [`run`].
 //!
 //! ```text
-//! feed ─→ decode × N ─(in order)─→ compute (owns the device) ─→ write (owns the sink)
+//! feed ─→ decode × N ─(in order)─→ compute (owns the device) ─→ encode × N ─(in order)─→ write
 //! ```
-//! A stage holds only the next sender. What a unit contains depends on the plan alone: rows are decoded in
-//! parallel but arrive in plan order, and a batch never crosses a unit.
+//! A stage holds only the next sender. What a unit contains depends on the plan alone: rows are decoded and
+//! encoded in parallel but arrive in plan order, and a batch never crosses a unit.
 
 use crate::backbone::Backbone;
 use crate::counters::Counters;
@@ -16,15 +16,18 @@ use crate::worker::Worker;
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use featcache_store::{
-    Block, Claim, Commit, DType, FeatureSink, PlanRow, Recipe, RowOutcome, Size, Unit, UnitSink,
+    Block, Claim, Commit, DType, FeatureSink, PlanRow, Recipe, RowOutcome, Size, Unit, UnitSink, ordered,
 };
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 
-/// Features waiting for the writer hold at most about this many bytes.
-const WRITER_QUEUE_BYTES: usize = 512 << 20;
+/// Features waiting to be encoded hold at most about this many bytes.
+const ENCODER_QUEUE_BYTES: usize = 512 << 20;
+
+/// Encoded rows that wait for the writer: few, as more would only be in memory for longer.
+const WRITER_QUEUE_ROWS: usize = 2;
 
 /// What one extraction runs with.
 pub struct Extraction<'a> {
@@ -67,7 +70,9 @@ pub fn run<S: FeatureSink>(extraction: &Extraction<'_>, backbone: &dyn Backbone,
     // Each decoder holds one picture; the queue in front of the device as many again, and one batch.
     let (to_decoders, jobs) = bounded::<Job>(decoders);
     let (to_device, prepared) = bounded::<Step>(2 * decoders + extraction.batch);
-    let (to_writer, outcomes) = bounded::<Outcome>(writer_queue_rows(extraction, sink));
+    let waiting_rows = encoder_queue_rows(extraction, sink);
+    let (to_encoder, computed_rows) = bounded::<Outcome<Computed>>(waiting_rows);
+    let (to_writer, encoded) = bounded::<Outcome<S::Row>>(WRITER_QUEUE_ROWS);
     let halt = Halt::new(extraction.stop);
     let halt = &halt;
     let blamed = &Mutex::new(None);
@@ -86,16 +91,21 @@ pub fn run<S: FeatureSink>(extraction: &Extraction<'_>, backbone: &dyn Backbone,
             })
             .collect();
         drop(jobs);
+        let encoder = scope.spawn(move || {
+            let _guards = (halt.working(), sink.poison().guard());
+            let most = rayon::current_num_threads().min(waiting_rows);
+            ordered(&computed_rows, &to_writer, most, |outcome| encode(sink, outcome))
+        });
         let writer = scope.spawn(move || {
             let _guards = (halt.working(), sink.poison().guard());
-            write(extraction, sink, &outcomes)
+            write(extraction, sink, &encoded)
         });
         let computed = {
             let _guards = (halt.working(), sink.poison().guard());
-            compute(extraction, backbone, halt, &prepared, &to_writer)
+            compute(extraction, backbone, halt, &prepared, &to_encoder)
         };
         // Closing both ends lets the other stages run out of work and return.
-        drop((prepared, to_writer));
+        drop((prepared, to_encoder));
         let panicked = |stage| move |_| Err(Error::StagePanicked { stage, source_file: None });
         let fed = feeder.join().unwrap_or_else(panicked("feed"));
         let decoded = decoders
@@ -107,11 +117,12 @@ pub fn run<S: FeatureSink>(extraction: &Extraction<'_>, backbone: &dyn Backbone,
                 })
             })
             .fold(Ok(()), Result::and);
+        let encoded = encoder.join().unwrap_or_else(panicked("encode"));
         let written = writer.join().unwrap_or_else(panicked("write"));
         // A panic is the cause of whatever else went wrong. Otherwise a later stage's error is the cause of
         // an earlier stage's closed channel.
         let mut errors: Vec<Error> =
-            [written, computed, fed, decoded].into_iter().filter_map(Result::err).collect();
+            [written, encoded, computed, fed, decoded].into_iter().filter_map(Result::err).collect();
         errors.sort_by_key(|error| !matches!(error, Error::StagePanicked { .. }));
         match errors.into_iter().next() {
             Some(error) => Err(error),
@@ -138,11 +149,18 @@ enum Step {
     End,
 }
 
-/// What the writer works through, in order.
-enum Outcome {
+/// What the encoder and the writer work through, in order.
+enum Outcome<R> {
     Begin(Box<Begin>),
-    Row(RowOutcome),
+    Row(R),
     End,
+}
+
+/// A row that the backbone is done with.
+struct Computed {
+    /// Number of its bucket.
+    bucket: usize,
+    outcome: RowOutcome,
 }
 
 /// A unit to do, with the claim that keeps other workers off it.
@@ -216,10 +234,10 @@ fn compute(
     backbone: &dyn Backbone,
     halt: &Halt<'_>,
     steps: &Receiver<Step>,
-    writer: &Sender<Outcome>,
+    encoder: &Sender<Outcome<Computed>>,
 ) -> Result<()> {
-    let mut batch = Batch::default();
-    let mut bucket = Size::new(0, 0);
+    let mut batch =
+        Batch { bucket: 0, size: Size::new(0, 0), rows: Vec::new(), inputs: Vec::new(), pictures: 0 };
     loop {
         if halt.is_stopped() {
             return Ok(());
@@ -228,8 +246,8 @@ fn compute(
         let Ok(step) = steps.recv() else { return Ok(()) };
         let open = match step {
             Step::Begin(begin) => {
-                bucket = begin.bucket;
-                send(extraction, writer, Outcome::Begin(begin))
+                (batch.bucket, batch.size) = (begin.unit.bucket, begin.bucket);
+                send(extraction, encoder, Outcome::Begin(begin))
             }
             Step::Row { source, prepared } => {
                 // A decoder that panics drops the reply. One that comes at its thread's end has lost its job.
@@ -237,11 +255,10 @@ fn compute(
                 let prepared = prepared.recv().map_err(panicked)??;
                 extraction.counters.add_decode_wait(waited.elapsed());
                 batch.push(prepared);
-                batch.pictures < extraction.batch.max(1)
-                    || batch.flush(extraction, backbone, bucket, writer)?
+                batch.pictures < extraction.batch.max(1) || batch.flush(extraction, backbone, encoder)?
             }
             Step::End => {
-                batch.flush(extraction, backbone, bucket, writer)? && send(extraction, writer, Outcome::End)
+                batch.flush(extraction, backbone, encoder)? && send(extraction, encoder, Outcome::End)
             }
         };
         if !open {
@@ -251,8 +268,10 @@ fn compute(
 }
 
 /// Consecutive rows of a unit; failed ones keep their place.
-#[derive(Default)]
 struct Batch {
+    /// Number and size of the unit's bucket.
+    bucket: usize,
+    size: Size,
     rows: Vec<(Option<String>, std::result::Result<usize, String>)>,
     inputs: Vec<Input>,
     pictures: usize,
@@ -268,18 +287,17 @@ impl Batch {
         self.rows.push((prepared.source_blake3, outcome));
     }
 
-    /// Sends all rows on, with features; `false` when the writer has gone.
+    /// Sends all rows on, with features; `false` when the encoder has gone.
     fn flush(
         &mut self,
         extraction: &Extraction<'_>,
         backbone: &dyn Backbone,
-        bucket: Size,
-        writer: &Sender<Outcome>,
+        encoder: &Sender<Outcome<Computed>>,
     ) -> Result<bool> {
         let started = Instant::now();
         let maps = match self.inputs.is_empty() {
             true => Vec::new(),
-            false => forward(extraction, backbone, &self.inputs, bucket)?,
+            false => forward(extraction, backbone, &self.inputs, self.size)?,
         };
         extraction.counters.add_computing(started.elapsed());
         for (source_blake3, outcome) in self.rows.drain(..) {
@@ -292,7 +310,7 @@ impl Batch {
                 }
                 Err(reason) => RowOutcome::Failed { reason, source_blake3 },
             };
-            if !send(extraction, writer, Outcome::Row(outcome)) {
+            if !send(extraction, encoder, Outcome::Row(Computed { bucket: self.bucket, outcome })) {
                 return Ok(false);
             }
         }
@@ -364,22 +382,39 @@ fn bytes_of(tensor: &Tensor, bytes: usize) -> Vec<u8> {
     memory.to_vec()
 }
 
-fn send(extraction: &Extraction<'_>, writer: &Sender<Outcome>, outcome: Outcome) -> bool {
+fn send(
+    extraction: &Extraction<'_>,
+    encoder: &Sender<Outcome<Computed>>,
+    outcome: Outcome<Computed>,
+) -> bool {
     let started = Instant::now();
-    let open = writer.send(outcome).is_ok();
+    let open = encoder.send(outcome).is_ok();
     extraction.counters.add_writer_wait(started.elapsed());
     open
 }
 
+/// Makes of a row what its unit takes.
+fn encode<S: FeatureSink>(sink: &S, outcome: Outcome<Computed>) -> Result<Outcome<S::Row>> {
+    Ok(match outcome {
+        Outcome::Begin(begin) => Outcome::Begin(begin),
+        Outcome::Row(Computed { bucket, outcome }) => Outcome::Row(sink.encode(bucket, outcome)?),
+        Outcome::End => Outcome::End,
+    })
+}
+
 /// Appends rows to the open unit and commits it at its end.
-fn write<S: FeatureSink>(extraction: &Extraction<'_>, sink: &S, outcomes: &Receiver<Outcome>) -> Result<()> {
+fn write<S: FeatureSink>(
+    extraction: &Extraction<'_>,
+    sink: &S,
+    outcomes: &Receiver<Outcome<S::Row>>,
+) -> Result<()> {
     let mut open: Option<(S::Unit, Claim)> = None;
     for outcome in outcomes {
         match outcome {
             Outcome::Begin(begin) => open = Some((sink.begin(&begin.unit)?, begin.claim)),
             Outcome::Row(row) => {
                 let Some((unit, _)) = &mut open else { continue };
-                extraction.counters.add_row(unit.append(row)?);
+                extraction.counters.add_row(unit.append_encoded(row)?);
             }
             Outcome::End => {
                 let Some((unit, claim)) = open.take() else { continue };
@@ -395,8 +430,8 @@ fn write<S: FeatureSink>(extraction: &Extraction<'_>, sink: &S, outcomes: &Recei
     Ok(())
 }
 
-/// Rows that may wait for the writer: bounded by bytes, at least two so that writing overlaps computing.
-fn writer_queue_rows<S: FeatureSink>(extraction: &Extraction<'_>, sink: &S) -> usize {
+/// Rows that may wait to be encoded: bounded by bytes, at least two so that encoding overlaps computing.
+fn encoder_queue_rows<S: FeatureSink>(extraction: &Extraction<'_>, sink: &S) -> usize {
     let element = extraction.recipe.backbone.compute.dtype().bytes();
     let row_bytes = |size: Size| {
         let elements =
@@ -404,5 +439,5 @@ fn writer_queue_rows<S: FeatureSink>(extraction: &Extraction<'_>, sink: &S) -> u
         elements.sum::<usize>() * element
     };
     let largest = sink.plan().buckets().iter().map(|bucket| row_bytes(bucket.size)).max();
-    (WRITER_QUEUE_BYTES / largest.unwrap_or(1).max(1)).clamp(2, 256)
+    (ENCODER_QUEUE_BYTES / largest.unwrap_or(1).max(1)).clamp(2, 256)
 }

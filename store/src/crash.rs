@@ -98,7 +98,7 @@ pub(crate) fn assert_equal(
 
 /// Paths of the shards that a record names.
 fn shards_of(record: &Path) -> Vec<String> {
-    let read = (1..10).find_map(|rows| record::read(record, rows).ok()).unwrap();
+    let read = (1..10).find_map(|rows| record::read(record, rows, &recipe().levels).ok()).unwrap();
     read.header.files.into_iter().map(|file| file.path).collect()
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct Encoder {
     strip: Strip,
     /// Of values that are held as they are, in another type than the block's.
     converted: Vec<u8>,
+    /// The last block was of another type than its payload.
+    converts: bool,
     quantiser: Option<Quantiser>,
 }
 
@@ -44,7 +46,7 @@ impl Encoder {
         let quantiser = encoding.is_quantised().then(Quantiser::default);
         let coefficients = Block { shape: [0; 3], dtype: DType::F32, bytes: Vec::new() };
         let (strip, converted) = Default::default();
-        Ok(Self { encoding, projection, coefficients, strip, converted, quantiser })
+        Ok(Self { encoding, projection, coefficients, strip, converted, converts: false, quantiser })
     }
 
     /// Encodes a block: rounded to nearest, ties to even. Says why its row can have no features if an
@@ -60,25 +62,25 @@ impl Encoder {
             return Ok(Err(what));
         }
         let block = if self.projection.is_some() { &self.coefficients } else { block };
-        match (self.encoding.format.code(), &mut self.quantiser) {
-            (Ok(code), Some(quantiser)) => return Ok(quantiser.quantise(code, block)),
-            (Err(dtype), _) if dtype != block.dtype => {
-                self.converted.resize(block.bytes.len() / block.dtype.bytes() * dtype.bytes(), 0);
-                convert(&block.bytes, block.dtype, &mut self.converted, dtype);
-            }
-            _ => {}
+        if let (Ok(code), Some(quantiser)) = (self.encoding.format.code(), &mut self.quantiser) {
+            return Ok(quantiser.quantise(code, block));
         }
-        let finite = all_finite(self.payload(block), self.encoding.value_dtype());
+        let dtype = self.encoding.value_dtype();
+        self.converts = dtype != block.dtype;
+        if self.converts {
+            self.converted.resize(block.bytes.len() / block.dtype.bytes() * dtype.bytes(), 0);
+            convert(&block.bytes, block.dtype, &mut self.converted, dtype);
+        }
+        let finite = all_finite(self.payload().unwrap_or(&block.bytes), dtype);
         Ok(if finite { Ok(()) } else { Err(NOT_FINITE) })
     }
 
-    /// The payload of the block that was encoded last: its own bytes where nothing needs converting.
-    pub(crate) fn payload<'a>(&'a self, block: &'a Block) -> &'a [u8] {
-        let block = if self.projection.is_some() { &self.coefficients } else { block };
+    /// The payload of the block that was encoded last; `None` where that is the block's own bytes.
+    pub(crate) fn payload(&self) -> Option<&[u8]> {
         match &self.quantiser {
-            Some(quantiser) => quantiser.payload(),
-            None if block.dtype == self.encoding.value_dtype() => &block.bytes,
-            None => &self.converted,
+            Some(quantiser) => Some(quantiser.payload()),
+            None if self.converts => Some(&self.converted),
+            None => self.projection.as_ref().map(|_| self.coefficients.bytes.as_slice()),
         }
     }
 

@@ -3,14 +3,15 @@
 
 use crate::bucket::Unit;
 use crate::layout;
+use crate::loss::{LevelLoss, LevelLossSum};
 use crate::manifest::{Manifest, SplitCounts};
 use crate::projections;
 use crate::spec::MAX_DOCUMENT_BYTES;
 use crate::staged::{Digest, TEMPORARY_PREFIX, write_file};
-use crate::table::record::{self, FileEntry, Record};
+use crate::table::record::{self, FileEntry, Record, RecordRow};
 use crate::table::samples::{self, Outcome};
 use crate::writer::{Shared, missing_units};
-use crate::{Error, Result};
+use crate::{Error, Result, RowId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -59,13 +60,14 @@ fn complete(shared: &Shared) -> Result<Manifest> {
     let mut outcomes: Vec<Outcome> = plan
         .rows()
         .iter()
-        .map(|row| Outcome { error: row.place.as_ref().err().cloned(), source_blake3: None })
+        .map(|row| Outcome { error: row.place.as_ref().err().cloned(), ..Outcome::default() })
         .collect();
     for unit in plan.units() {
         let record = checked_record(shared, &unit, &mut files)?;
         let targets = outcomes.iter_mut().skip(usize::try_from(unit.rows.start.0).unwrap_or(usize::MAX));
         for (target, row) in targets.zip(record.rows) {
-            *target = Outcome { error: row.error, source_blake3: row.source_blake3 };
+            let RecordRow { error, source_blake3, losses, .. } = row;
+            *target = Outcome { error, source_blake3, losses };
         }
     }
     for (path, hash) in [
@@ -92,8 +94,8 @@ fn complete(shared: &Shared) -> Result<Manifest> {
         Digest::of_file(&full)?.check(&full, &expected.blake3)?;
         files.push(entry(&path, expected));
     }
-    let samples =
-        samples::write(&shared.storage, &shared.layout.path(layout::SAMPLES), plan.rows(), &outcomes)?;
+    let (levels, target) = (&spec.recipe.levels, shared.layout.path(layout::SAMPLES));
+    let samples = samples::write(&shared.storage, &target, levels, plan.rows(), &outcomes)?;
     files.push(entry(layout::SAMPLES, samples.publish()?));
     // The same goes for records that others have just published: their names must last as long as the
     // manifest's, which lists them.
@@ -101,7 +103,7 @@ fn complete(shared: &Shared) -> Result<Manifest> {
         shared.storage.sync_dir(&shared.layout.path(&layout::record_folder(bucket)))?;
     }
     shared.storage.sync_dir(shared.layout.root())?;
-    Ok(Manifest::new(spec, count(shared, &outcomes), files))
+    Ok(Manifest::new(spec, count(shared, &outcomes), losses(shared, &outcomes), files))
 }
 
 fn entry(path: &str, digest: Digest) -> FileEntry {
@@ -118,7 +120,7 @@ fn checked_record(shared: &Shared, unit: &Unit, files: &mut Vec<FileEntry>) -> R
     let relative = layout::record(bucket, unit.number);
     let path = shared.layout.path(&relative);
     let digest = Digest::of_file(&path)?;
-    let record = record::read(&path, unit.row_count())?;
+    let record = record::read(&path, unit.row_count(), &shared.spec.recipe.levels)?;
     check_record(shared, unit, &record).map_err(|what| Error::corrupt(&path, what))?;
     for file in &record.header.files {
         let shard = shared.layout.path(&file.path);
@@ -155,6 +157,25 @@ fn count(shared: &Shared, outcomes: &[Outcome]) -> BTreeMap<String, SplitCounts>
         counts.samples = counts.rows / views;
     }
     splits
+}
+
+/// What the levels have lost, of those of which a row has a loss.
+fn losses(shared: &Shared, outcomes: &[Outcome]) -> BTreeMap<String, LevelLoss> {
+    let levels = &shared.spec.recipe.levels;
+    let mut sums: Vec<LevelLossSum> = levels.iter().map(|_| LevelLossSum::default()).collect();
+    for (row, outcome) in (0u64..).zip(outcomes) {
+        for (sum, loss) in sums.iter_mut().zip(&outcome.losses) {
+            if let Some(loss) = loss {
+                sum.add(row, *loss);
+            }
+        }
+    }
+    let name = |row: u64| match shared.plan.row(RowId(row)) {
+        Some(row) => [row.split.to_string(), row.view.to_string(), row.key.0.clone()],
+        None => <[String; 3]>::default(),
+    };
+    let named = levels.iter().zip(sums);
+    named.filter_map(|(level, sum)| Some((level.name.clone(), sum.finish(name)?))).collect()
 }
 
 /// Removes files that `is_leftover` by name, unless a live process holds them. What cannot be removed is no

@@ -3,8 +3,9 @@
 //! No torch, no images, no models: what the two sides of the store need of a model is data in its
 //! [`Recipe`]. Modules in reading order: what features are ([`recipe`], [`geometry`], [`view`]), which
 //! samples exist ([`listing`], [`plan`], [`bucket`]), how bytes lie on disk ([`block`], [`element`],
-//! [`encoding`], [`projection`], [`mod@array`], [`shard`]), how they get there ([`writer`], [`mod@unit`], [`finish`]) and how
-//! they come back ([`store`], [`read`]). On disk: `docs/format.md`.
+//! [`encoding`], [`projection`], [`loss`], [`mod@array`], [`shard`]), how they get there ([`writer`],
+//! [`encoded_row`], [`mod@unit`], [`finish`]) and how they come back ([`store`], [`read`]). On disk:
+//! `docs/format.md`.
 
 #![warn(missing_docs)]
 #![cfg_attr(
@@ -27,6 +28,7 @@ mod conversion;
 #[cfg(test)]
 mod crash;
 pub mod element;
+pub mod encoded_row;
 mod encoder;
 pub mod encoding;
 pub mod encodings;
@@ -48,9 +50,11 @@ mod instruction_set;
 pub mod key;
 pub mod layout;
 pub mod listing;
+pub mod loss;
 pub mod manifest;
 pub mod number_format;
 mod open_shard;
+pub mod ordered;
 pub mod page_policy;
 mod payload_file;
 pub mod plan;
@@ -89,6 +93,7 @@ pub use bucket::{Bucket, Unit};
 pub use claim::{Claim, Poison, PoisonGuard};
 pub use compression::Compression;
 pub use element::ElementType;
+pub use encoded_row::EncodedRow;
 pub use encoding::Encoding;
 pub use encodings::Encodings;
 pub use error::{Error, Result};
@@ -97,8 +102,10 @@ pub use geometry::{ResizeRule, Size};
 pub use key::{LevelId, RowId, SampleKey};
 pub use layout::Layout;
 pub use listing::{Annotation, Category, ListedSample, Listing};
+pub use loss::{LevelLoss, Loss, WorstRow};
 pub use manifest::Manifest;
 pub use number_format::NumberFormat;
+pub use ordered::ordered;
 pub use page_policy::PagePolicy;
 pub use plan::{DEFAULT_SHARD_BYTES, Place, Plan, PlanRow};
 pub use projection::{Projected, Projection};

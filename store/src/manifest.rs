@@ -3,6 +3,7 @@
 
 use crate::canonical::{canonical_json, to_value};
 use crate::layout::check_relative;
+use crate::loss::LevelLoss;
 use crate::spec::{DatasetSpec, Licence, Spec, check_format};
 use crate::table::record::FileEntry;
 use crate::zarr::{document_bytes, parse_document};
@@ -29,6 +30,9 @@ pub struct Manifest {
     pub licence: Licence,
     /// Counts by split.
     pub splits: BTreeMap<String, SplitCounts>,
+    /// What encodings have lost, by level: of the levels that came out other than they were given.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub losses: BTreeMap<String, LevelLoss>,
     /// Every file but this one and `runs/`, by path.
     pub files: Vec<FileEntry>,
     /// BLAKE3 of this document's canonical JSON without this field: the identity of the store's content.
@@ -50,7 +54,12 @@ pub struct SplitCounts {
 }
 
 impl Manifest {
-    pub(crate) fn new(spec: &Spec, splits: BTreeMap<String, SplitCounts>, mut files: Vec<FileEntry>) -> Self {
+    pub(crate) fn new(
+        spec: &Spec,
+        splits: BTreeMap<String, SplitCounts>,
+        losses: BTreeMap<String, LevelLoss>,
+        mut files: Vec<FileEntry>,
+    ) -> Self {
         files.sort_unstable();
         let mut manifest = Self {
             format: spec.format,
@@ -60,6 +69,7 @@ impl Manifest {
             dataset: spec.dataset.clone(),
             licence: spec.licence.clone(),
             splits,
+            losses,
             files,
             content_blake3: String::new(),
         };

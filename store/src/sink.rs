@@ -52,7 +52,9 @@ pub enum Commit {
 /// Takes the units of a plan.
 pub trait FeatureSink: Sync {
     /// A unit being filled.
-    type Unit: UnitSink;
+    type Unit: UnitSink<Row = Self::Row>;
+    /// A row as its unit takes it.
+    type Row: Send;
 
     /// The plan whose units are wanted.
     fn plan(&self) -> &Plan;
@@ -60,6 +62,9 @@ pub trait FeatureSink: Sync {
     fn missing_units(&self) -> Result<Vec<Unit>>;
     /// Claims a unit for this worker. `None`: it is committed, or a live worker has it.
     fn claim(&self, unit: &Unit) -> Result<Option<Claim>>;
+    /// Makes of a row of bucket number `bucket` what its unit takes: the work that wants neither order nor the
+    /// disk, on any thread.
+    fn encode(&self, bucket: usize, outcome: RowOutcome) -> Result<Self::Row>;
     /// Starts a unit.
     fn begin(&self, unit: &Unit) -> Result<Self::Unit>;
     /// Of whose guards every thread that works for this sink holds one: if one panics, nothing more is
@@ -69,7 +74,12 @@ pub trait FeatureSink: Sync {
 
 /// A unit being filled. Dropped without commit it was never there.
 pub trait UnitSink: Send {
-    /// Appends the next row, in row order.
+    /// A row as this unit takes it.
+    type Row: Send;
+
+    /// Appends the next row, in row order, as [`FeatureSink::encode`] made it.
+    fn append_encoded(&mut self, row: Self::Row) -> Result<Appended>;
+    /// Encodes the next row here and appends it.
     fn append(&mut self, outcome: RowOutcome) -> Result<Appended>;
     /// Makes the unit part of the store, once all rows are in.
     fn commit(self) -> Result<Commit>;
@@ -104,6 +114,7 @@ impl NullSink {
 
 impl FeatureSink for NullSink {
     type Unit = NullUnit;
+    type Row = RowOutcome;
 
     fn plan(&self) -> &Plan {
         &self.plan
@@ -117,6 +128,10 @@ impl FeatureSink for NullSink {
         Ok(Some(Claim::unlocked()))
     }
 
+    fn encode(&self, _: usize, outcome: RowOutcome) -> Result<RowOutcome> {
+        Ok(outcome)
+    }
+
     fn begin(&self, unit: &Unit) -> Result<NullUnit> {
         Ok(NullUnit { missing: unit.row_count(), bytes: Arc::clone(&self.bytes) })
     }
@@ -127,7 +142,13 @@ impl FeatureSink for NullSink {
 }
 
 impl UnitSink for NullUnit {
+    type Row = RowOutcome;
+
     fn append(&mut self, outcome: RowOutcome) -> Result<Appended> {
+        self.append_encoded(outcome)
+    }
+
+    fn append_encoded(&mut self, outcome: RowOutcome) -> Result<Appended> {
         self.missing =
             self.missing.checked_sub(1).ok_or_else(|| Error::invalid("more rows than the unit has"))?;
         let RowOutcome::Features { blocks, .. } = outcome else { return Ok(Appended::Failed) };

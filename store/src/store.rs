@@ -286,7 +286,7 @@ fn finished(layout: &Layout, spec: &Spec, manifest: &Manifest) -> Result<Parts> 
     })?;
     let read = || {
         let file = TableFile::checked(layout, layout::SAMPLES, &entry.blake3)?;
-        samples::read_failures(file, rows.len())
+        samples::read_failures(file, rows.len(), &spec.recipe.levels)
     };
     let (duplicate, failures) = std::thread::scope(|scope| {
         let duplicate = scope.spawn(|| rows.first_duplicate());
@@ -326,7 +326,7 @@ fn unfinished(layout: &Layout, storage: &FsStorage, spec: &Spec) -> Result<Parts
             continue;
         }
         layout.resolve(&layout.path(layout::ROOT), &name)?;
-        let record = record::read(&path, unit.row_count())?;
+        let record = record::read(&path, unit.row_count(), &spec.recipe.levels)?;
         record::check(&record, &plan, &spec.encodings, &unit).map_err(|what| Error::corrupt(&path, what))?;
         for (number, row) in (index(unit.rows.start)..).zip(record.rows) {
             row.error.into_iter().for_each(|reason| rows.fail(number, reason));

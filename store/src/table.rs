@@ -5,12 +5,14 @@ pub(crate) mod allowance;
 pub(crate) mod annotations;
 pub(crate) mod categories;
 mod file;
+pub(crate) mod losses;
 pub(crate) mod plan;
 pub mod record;
 pub(crate) mod samples;
 
 pub(crate) use allowance::{Allowance, MAX_TEXT_BYTES, bounded};
 pub(crate) use file::TableFile;
+pub(crate) use losses::{LossColumns, RowLosses};
 
 use crate::staged::Staged;
 use crate::storage::Storage;
@@ -143,14 +145,21 @@ impl Table {
     /// Opens a table of exactly these columns. Text and binary columns should be views: their values then
     /// share the pages' memory, however often a hostile file repeats them.
     pub(crate) fn open(file: TableFile, schema: &SchemaRef) -> Result<Self> {
+        Self::open_as(file, |_| Arc::clone(schema))
+    }
+
+    /// As [`open`](Self::open) where the columns that the table has decide which it must have: `schema` is
+    /// given their names.
+    pub(crate) fn open_as(file: TableFile, schema: impl FnOnce(&[&str]) -> SchemaRef) -> Result<Self> {
         let metadata = fenced(file.path(), || {
             let options = ArrowReaderOptions::new()
-                .with_schema(Arc::clone(schema))
                 .with_column_index_policy(PageIndexPolicy::Skip)
                 .with_offset_index_policy(PageIndexPolicy::Skip);
-            let metadata = ArrowReaderMetadata::load(&file, options)?;
+            let metadata = ArrowReaderMetadata::load(&file, options.clone())?;
             check_footer(metadata.metadata(), file.bytes())?;
-            Ok(metadata)
+            let columns = metadata.parquet_schema().columns();
+            let schema = schema(&columns.iter().map(|column| column.name()).collect::<Vec<_>>());
+            ArrowReaderMetadata::try_new(Arc::clone(metadata.metadata()), options.with_schema(schema))
         })?;
         Ok(Self { file, metadata })
     }

@@ -3,9 +3,8 @@
 use crate::array::{ArraySpec, bucket_arrays};
 use crate::bucket::{Bucket, Unit};
 use crate::claim::PoisonGuard;
-use crate::encoder::Encoder;
+use crate::encoded_row::{EncodedLevel, EncodedRow};
 use crate::layout;
-use crate::plan::kept_reason;
 use crate::shard::ShardWriter;
 use crate::sink::{Appended, Commit, RowOutcome, UnitSink};
 use crate::spec::FORMAT;
@@ -13,7 +12,7 @@ use crate::staged::Staged;
 use crate::storage::{Locking, Wait};
 use crate::table::record::{self, FileEntry, Record, RecordHeader, RecordRow};
 use crate::writer::Shared;
-use crate::{Block, Error, Result, RowId};
+use crate::{Error, Result, RowId};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -33,10 +32,6 @@ pub struct UnitWriter {
 /// The shards of one level.
 #[derive(Debug)]
 struct LevelWriter {
-    name: String,
-    /// `[h, w, c]` of its blocks.
-    shape: [usize; 3],
-    encoder: Encoder,
     payload: StagedShard,
     affine: Option<StagedShard>,
 }
@@ -59,23 +54,18 @@ impl UnitWriter {
             .ok_or_else(|| {
                 Error::invalid(format!("unit {} of bucket {}: not of this plan", unit.number, unit.bucket))
             })?;
-        let mut levels = Vec::new();
-        let specs = &shared.spec.recipe.levels;
-        for (spec, arrays) in specs.iter().zip(bucket_arrays(bucket, specs, &shared.spec.encodings)?) {
-            let start = |array: &ArraySpec| -> Result<StagedShard> {
-                let path = array.shard_path(unit.number);
-                let staged = Staged::create(&shared.storage, &shared.layout.path(&path))?;
-                Ok(StagedShard { path, writer: ShardWriter::new(staged, array, unit.number)? })
-            };
-            let projection = shared.projections.of(&spec.name).map(Arc::clone);
-            levels.push(LevelWriter {
-                name: spec.name.clone(),
-                shape: spec.shape(bucket.size),
-                encoder: Encoder::new(arrays.encoding, projection, spec.channels as usize)?,
-                payload: start(&arrays.payload)?,
-                affine: arrays.affine.as_ref().map(start).transpose()?,
-            });
-        }
+        let start = |array: &ArraySpec| -> Result<StagedShard> {
+            let path = array.shard_path(unit.number);
+            let staged = Staged::create(&shared.storage, &shared.layout.path(&path))?;
+            Ok(StagedShard { path, writer: ShardWriter::new(staged, array, unit.number)? })
+        };
+        let levels = bucket_arrays(bucket, &shared.spec.recipe.levels, &shared.spec.encodings)?
+            .iter()
+            .map(|arrays| {
+                let payload = start(&arrays.payload)?;
+                Ok(LevelWriter { payload, affine: arrays.affine.as_ref().map(start).transpose()? })
+            })
+            .collect::<Result<_>>()?;
         Ok(Self {
             shared: Arc::clone(shared),
             unit: unit.clone(),
@@ -87,35 +77,16 @@ impl UnitWriter {
         })
     }
 
-    /// Bytes written, or why the row has no features after all.
-    fn append_features(&mut self, blocks: &[Block]) -> Result<std::result::Result<u64, String>> {
-        if blocks.len() != self.levels.len() {
-            return Err(Error::invalid(format!(
-                "row of {} blocks: expected one for each of {} levels",
-                blocks.len(),
-                self.levels.len()
-            )));
-        }
-        // A row is in all levels or in none, so every level is looked at before the first is written.
-        for (level, block) in self.levels.iter_mut().zip(blocks) {
-            if block.shape != level.shape {
-                return Err(Error::invalid(format!(
-                    "level {}: expected a block of shape {:?}, found {:?}",
-                    level.name, level.shape, block.shape
-                )));
-            }
-            if let Err(what) = level.encoder.encode(block)? {
-                return Ok(Err(format!("features of {} {what}", level.name)));
-            }
-        }
+    /// Appends a row to all levels; the bytes written.
+    fn append_levels(&mut self, row: &[EncodedLevel]) -> Result<u64> {
         let mut bytes = 0;
-        for (level, block) in self.levels.iter_mut().zip(blocks) {
-            bytes += level.payload.append(level.encoder.payload(block))?;
-            if let (Some(shard), Some(affine)) = (&mut level.affine, level.encoder.affine()) {
+        for (level, row) in self.levels.iter_mut().zip(row) {
+            bytes += level.payload.append(row.payload())?;
+            if let (Some(shard), Some(affine)) = (&mut level.affine, row.affine()) {
                 bytes += shard.append(affine)?;
             }
         }
-        Ok(Ok(bytes))
+        Ok(bytes)
     }
 
     fn append_empty(&mut self) -> Result<()> {
@@ -137,7 +108,15 @@ impl StagedShard {
 }
 
 impl UnitSink for UnitWriter {
+    type Row = EncodedRow;
+
     fn append(&mut self, outcome: RowOutcome) -> Result<Appended> {
+        let row = self.shared.encoders.encode(&self.bucket, outcome);
+        self.broken |= row.is_err();
+        self.append_encoded(row?)
+    }
+
+    fn append_encoded(&mut self, row: EncodedRow) -> Result<Appended> {
         let number = self.rows.len() as u64;
         if self.broken || number >= self.unit.row_count() {
             return Err(Error::invalid(format!(
@@ -147,21 +126,22 @@ impl UnitSink for UnitWriter {
         }
         let id = self.unit.rows.start.0 + number;
         let key = self.shared.plan.row(RowId(id)).map(|row| row.key.0.clone()).unwrap_or_default();
+        let EncodedRow { levels, source_blake3 } = row;
         self.broken = true;
-        let (appended, error, source_blake3) = match outcome {
-            RowOutcome::Features { blocks, source_blake3 } => match self.append_features(&blocks)? {
-                Ok(bytes) => (Appended::Features { bytes }, None, Some(source_blake3)),
-                Err(reason) => (Appended::Failed, Some(reason), Some(source_blake3)),
-            },
-            RowOutcome::Failed { reason, source_blake3 } => {
-                (Appended::Failed, Some(kept_reason(&reason)), source_blake3)
+        let (appended, error, losses) = match levels {
+            Ok(levels) => {
+                let bytes = self.append_levels(&levels)?;
+                let losses = levels.iter().map(|level| level.loss).collect();
+                self.shared.encoders.give_back(levels);
+                (Appended::Features { bytes }, None, losses)
+            }
+            Err(reason) => {
+                self.append_empty()?;
+                (Appended::Failed, Some(reason), Vec::new())
             }
         };
-        if appended == Appended::Failed {
-            self.append_empty()?;
-        }
         self.broken = false;
-        self.rows.push(RecordRow { row: id - self.bucket.rows.start.0, key, error, source_blake3 });
+        self.rows.push(RecordRow { row: id - self.bucket.rows.start.0, key, error, source_blake3, losses });
         Ok(appended)
     }
 
@@ -189,7 +169,8 @@ impl UnitSink for UnitWriter {
         }
         let target = shared.layout.path(&layout::record(&bucket, unit.number));
         let header = RecordHeader { format: FORMAT, unit: name, files };
-        let mut record = record::write(&shared.storage, &target, &Record { header, rows })?;
+        let levels = &shared.spec.recipe.levels;
+        let mut record = record::write(&shared.storage, &target, levels, &Record { header, rows })?;
         record.sync()?;
 
         // Two workers that computed the same unit on different machines may differ in the last bit: their

@@ -168,7 +168,8 @@ fn expected_files(
     for (bucket, number) in committed(store) {
         let Some(of_bucket) = store.buckets().get(bucket) else { continue };
         let unit_rows = of_bucket.unit(bucket, number).row_count();
-        match record::read(&layout.path(&layout::record(of_bucket, number)), unit_rows) {
+        let path = layout.path(&layout::record(of_bucket, number));
+        match record::read(&path, unit_rows, &spec.recipe.levels) {
             Ok(record) => files.extend(record.header.files),
             Err(error) => found.note(error)?,
         }

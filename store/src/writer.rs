@@ -3,17 +3,18 @@
 
 use crate::bucket::Unit;
 use crate::claim::{Claim, Poison};
+use crate::encoded_row::{EncodedRow, Encoders};
 use crate::finish::{Finish, finish, remove_leftovers};
 use crate::layout::{self, Layout};
 use crate::plan::{DEFAULT_SHARD_BYTES, Plan};
 use crate::run::Run;
-use crate::sink::FeatureSink;
+use crate::sink::{FeatureSink, RowOutcome};
 use crate::spec::{DatasetSpec, FORMAT, Licence, MAX_DOCUMENT_BYTES, Spec, check_encodings};
 use crate::staged::{Staged, TEMPORARY_PREFIX, write_file};
 use crate::storage::{FsStorage, Storage, Wait};
 use crate::table;
 use crate::unit::UnitWriter;
-use crate::{Encodings, Error, NewStore, Projections, Recipe, Result};
+use crate::{Encodings, Error, NewStore, Recipe, Result};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -51,8 +52,8 @@ pub(crate) struct Shared {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) layout: Layout,
     pub(crate) spec: Spec,
-    pub(crate) projections: Projections,
     pub(crate) plan: Plan,
+    pub(crate) encoders: Encoders,
     pub(crate) poison: Poison,
 }
 
@@ -103,8 +104,10 @@ impl StoreWriter {
         spec.check_same(path, recipe, encodings, options.dataset.as_ref(), options.shard_bytes)?;
         let plan = spec.read_plan(&layout)?;
         spec.arrays(&layout, plan.buckets())?;
-        let (projections, poison) = (spec.read_projections(&layout)?, Poison::default());
-        let shared = Shared { storage: options.storage, layout, spec, projections, plan, poison };
+        let projections = spec.read_projections(&layout)?;
+        let encoders = Encoders::new(&spec.recipe.levels, &spec.encodings, &projections)?;
+        let poison = Poison::default();
+        let shared = Shared { storage: options.storage, layout, spec, plan, encoders, poison };
         remove_leftovers(&shared, &|name| name.starts_with(TEMPORARY_PREFIX));
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -129,6 +132,7 @@ impl StoreWriter {
 
 impl FeatureSink for StoreWriter {
     type Unit = UnitWriter;
+    type Row = EncodedRow;
 
     fn plan(&self) -> &Plan {
         &self.shared.plan
@@ -149,6 +153,12 @@ impl FeatureSink for StoreWriter {
         let claim = Claim::take(storage, &layout.path(&layout::claim(bucket, unit.number)))?;
         // The last holder may have committed between the look and the lock.
         Ok(if storage.exists(&record)? { None } else { claim })
+    }
+
+    fn encode(&self, bucket: usize, outcome: RowOutcome) -> Result<EncodedRow> {
+        let bucket = self.shared.plan.buckets().get(bucket);
+        let bucket = bucket.ok_or_else(|| Error::invalid("a row of a bucket that the plan has not"))?;
+        self.shared.encoders.encode(bucket, outcome)
     }
 
     fn begin(&self, unit: &Unit) -> Result<UnitWriter> {

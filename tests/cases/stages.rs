@@ -172,6 +172,7 @@ struct RefusingUnit;
 
 impl FeatureSink for Refusing {
     type Unit = RefusingUnit;
+    type Row = RowOutcome;
 
     fn plan(&self) -> &Plan {
         self.0.plan()
@@ -185,6 +186,10 @@ impl FeatureSink for Refusing {
         if unit.number == 0 { self.0.claim(unit) } else { Ok(None) }
     }
 
+    fn encode(&self, _: usize, outcome: RowOutcome) -> featcache_store::Result<RowOutcome> {
+        Ok(outcome)
+    }
+
     fn begin(&self, _: &Unit) -> featcache_store::Result<RefusingUnit> {
         Ok(RefusingUnit)
     }
@@ -195,7 +200,13 @@ impl FeatureSink for Refusing {
 }
 
 impl UnitSink for RefusingUnit {
-    fn append(&mut self, _: RowOutcome) -> featcache_store::Result<Appended> {
+    type Row = RowOutcome;
+
+    fn append(&mut self, outcome: RowOutcome) -> featcache_store::Result<Appended> {
+        self.append_encoded(outcome)
+    }
+
+    fn append_encoded(&mut self, _: RowOutcome) -> featcache_store::Result<Appended> {
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         Err(featcache_store::Error::io("shard")(full))
     }

@@ -9,7 +9,7 @@ use crate::staged::Staged;
 use crate::storage::Storage;
 use crate::{Error, Recipe, Result, SampleKey, Size};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringViewArray, UInt32Array, UInt64Array};
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::DataType;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -216,11 +216,6 @@ impl<'a> Columns<'a> {
         let image_id = self.image_id.is_valid(i).then(|| self.image_id.value(i));
         Ok(PlanRowRef { key, source, image_id, split, view, place })
     }
-}
-
-/// The schema with more columns behind the plan's.
-pub(crate) fn schema_with(more: &[(&str, DataType, bool)]) -> SchemaRef {
-    schema(&[&COLUMNS[..], more].concat())
 }
 
 #[cfg(test)]

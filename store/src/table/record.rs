@@ -1,7 +1,7 @@
 //! `units/…/<k>.parquet`: the commit record of a unit. Its presence makes the unit's shards part of the
 //! store; it says what became of every row and what the shards' bytes are.
 
-use super::{MAX_TEXT_BYTES, Table, TableFile, TableWriter, batch, bounded, column, properties, schema};
+use super::{LossColumns, MAX_TEXT_BYTES, Table, TableFile, TableWriter, batch, bounded, column, properties};
 use crate::array::{LevelArrays, bucket_arrays};
 use crate::bucket::Unit;
 use crate::layout;
@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use crate::spec::FORMAT;
 use crate::staged::Staged;
 use crate::storage::Storage;
-use crate::{Encodings, Error, Result, RowId};
+use crate::{Encodings, Error, LevelSpec, Loss, Result, RowId};
 use arrow_array::{Array, StringViewArray, UInt64Array};
 use arrow_schema::DataType;
 use serde::{Deserialize, Serialize};
@@ -64,7 +64,7 @@ pub struct FileEntry {
 }
 
 /// What became of a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RecordRow {
     /// Row of the bucket's arrays.
     pub row: u64,
@@ -74,14 +74,22 @@ pub struct RecordRow {
     pub error: Option<String>,
     /// BLAKE3 of the source file, lowercase hex, if it could be read.
     pub source_blake3: Option<String>,
+    /// What its encodings lost: one a level in the recipe's order, or none at all.
+    pub losses: Vec<Option<Loss>>,
 }
 
-/// Writes a record to a staged file.
-pub(crate) fn write(storage: &Arc<dyn Storage>, target: &Path, record: &Record) -> Result<Staged> {
-    let schema = schema(&COLUMNS);
+/// Writes the record of a unit of these levels to a staged file.
+pub(crate) fn write(
+    storage: &Arc<dyn Storage>,
+    target: &Path,
+    levels: &[LevelSpec],
+    record: &Record,
+) -> Result<Staged> {
     let rows = &record.rows;
+    let losses = LossColumns::of_rows(levels, rows.iter().map(|row| &row.losses));
+    let schema = losses.schema(&COLUMNS);
     let mut writer = TableWriter::create(storage, target, Arc::clone(&schema), properties())?;
-    let columns: Vec<Arc<dyn Array>> = vec![
+    let mut columns: Vec<Arc<dyn Array>> = vec![
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(|row| row.row))),
         Arc::new(StringViewArray::from_iter_values(rows.iter().map(|row| &row.key))),
         Arc::new(StringViewArray::from_iter_values(
@@ -90,14 +98,20 @@ pub(crate) fn write(storage: &Arc<dyn Storage>, target: &Path, record: &Record) 
         Arc::new(StringViewArray::from_iter(rows.iter().map(|row| row.error.as_deref()))),
         Arc::new(StringViewArray::from_iter(rows.iter().map(|row| row.source_blake3.as_deref()))),
     ];
+    columns.extend(losses.arrays(rows.iter().map(|row| &row.losses)));
     writer.write(&batch(&schema, columns)?)?;
     writer.set_metadata(METADATA_KEY, crate::canonical::canonical_json(&record.header));
     writer.finish()
 }
 
-/// Reads the record of a unit of `unit_rows` rows; [`Error::Corrupt`] if it is none, or has not as many.
-pub(crate) fn read(path: &Path, unit_rows: u64) -> Result<Record> {
-    let table = Table::open(TableFile::open(path)?, &schema(&COLUMNS))?;
+/// Reads the record of a unit of `unit_rows` rows and these levels; [`Error::Corrupt`] if it is none, or has
+/// not as many.
+pub(crate) fn read(path: &Path, unit_rows: u64, levels: &[LevelSpec]) -> Result<Record> {
+    let mut losses = LossColumns::of_table(levels, &[]);
+    let table = Table::open_as(TableFile::open(path)?, |columns| {
+        losses = LossColumns::of_table(levels, columns);
+        losses.schema(&COLUMNS)
+    })?;
     table.expect_rows(unit_rows)?;
     let mut allowance = table.allowance();
     let header = table.key_value(METADATA_KEY).ok_or_else(|| {
@@ -119,11 +133,14 @@ pub(crate) fn read(path: &Path, unit_rows: u64) -> Result<Record> {
             allowance.take::<RecordRow>(&[Some(key), error, hash])?;
             let error = status(states.value(i), error)
                 .map_err(|what| Error::corrupt(path, format!("row {}: {what}", rows.len())))?;
+            let losses = losses.row(&batch, i, error.is_some(), path)?;
+            allowance.take_bytes(size_of_val(losses.as_slice()))?;
             rows.push(RecordRow {
                 row: numbers.value(i),
                 key: key.to_owned(),
                 error,
                 source_blake3: hash.map(str::to_owned),
+                losses,
             });
         }
     }
@@ -186,6 +203,7 @@ fn shown(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::FsStorage;
+    use crate::fixture::recipe;
 
     fn record() -> Record {
         let file = FileEntry { path: "features/a/b/1x1/p2/c.0.0.0.0".into(), bytes: 7, blake3: "ff".into() };
@@ -194,6 +212,7 @@ mod tests {
             key: format!("k{row}"),
             error: error.map(Into::into),
             source_blake3: (row != 2).then(|| "00".repeat(32)),
+            losses: vec![],
         };
         Record {
             header: RecordHeader { format: 1, unit: "a/b/1x1/0".into(), files: vec![file] },
@@ -207,11 +226,51 @@ mod tests {
         let storage: Arc<dyn Storage> = Arc::new(FsStorage);
         let paths = ["a", "b"].map(|name| folder.path().join(name));
         for path in &paths {
-            write(&storage, path, &record()).unwrap().publish().unwrap();
-            assert_eq!(read(path, 3).unwrap(), record());
-            assert!(read(path, 2).unwrap_err().to_string().contains("expected 2 rows, found 3"));
+            write(&storage, path, &recipe().levels, &record()).unwrap().publish().unwrap();
+            assert_eq!(read(path, 3, &recipe().levels).unwrap(), record());
+            let error = read(path, 2, &recipe().levels).unwrap_err().to_string();
+            assert!(error.contains("expected 2 rows, found 3"), "{error}");
         }
         assert_eq!(std::fs::read(&paths[0]).unwrap(), std::fs::read(&paths[1]).unwrap());
+    }
+
+    #[test]
+    fn losses_read_back_and_take_columns_only_where_a_row_has_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(FsStorage);
+        let (path, levels) = (folder.path().join("record"), recipe().levels);
+        let written = |record: &Record| {
+            write(&storage, &path, &levels, record).unwrap().publish().unwrap();
+            read(&path, 3, &levels)
+        };
+        let mut lossy = record();
+        lossy.rows[0].losses = vec![None, Some(Loss { relative_l2: 0.25, cosine: 0.75 })];
+        let columns = |table: &Table| table.metadata.parquet_schema().num_columns();
+        let found = written(&lossy).unwrap();
+        assert_eq!(
+            columns(
+                &Table::open_as(TableFile::open(&path).unwrap(), |names| {
+                    assert_eq!(names[COLUMNS.len()..], ["relative_l2_p3", "cosine_p3"]);
+                    LossColumns::of_table(&levels, names).schema(&COLUMNS)
+                })
+                .unwrap()
+            ),
+            COLUMNS.len() + 2
+        );
+        assert_eq!(found.rows[0], lossy.rows[0]);
+        assert_eq!(found.rows[1].losses, [None, None]);
+        // A failed row holds nothing that could have been lost; and a loss is a number.
+        for (row, loss) in
+            [(1, Loss { relative_l2: 0.1, cosine: 1.0 }), (0, Loss { relative_l2: f32::NAN, cosine: 1.0 })]
+        {
+            let mut lying = lossy.clone();
+            lying.rows[row].losses = vec![None, Some(loss)];
+            let error = written(&lying).unwrap_err();
+            assert!(
+                matches!(&error, Error::Corrupt { what, .. } if what.contains("relative_l2_p3")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

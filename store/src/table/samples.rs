@@ -1,12 +1,12 @@
 //! `samples.parquet`: the plan's rows and what became of them, written when all units are in.
 
-use super::plan::{columns, schema_with};
+use super::plan::{COLUMNS, columns};
 use super::record::{FAILED, OK, status};
-use super::{Table, TableFile, TableWriter, batch, column, properties};
+use super::{LossColumns, RowLosses, Table, TableFile, TableWriter, batch, column, properties};
 use crate::plan::PlanRow;
 use crate::staged::Staged;
 use crate::storage::Storage;
-use crate::{Error, Result};
+use crate::{Error, LevelSpec, Result};
 use arrow_array::{Array, StringViewArray};
 use arrow_schema::DataType;
 use std::path::Path;
@@ -18,22 +18,26 @@ const MORE_COLUMNS: [(&str, DataType, bool); 2] =
 const WRITE_ROWS: usize = 1 << 16;
 
 /// What became of a row.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Outcome {
     /// Why there are no features, if there are none.
     pub(crate) error: Option<String>,
     /// BLAKE3 of the source file, lowercase hex, if it could be read.
     pub(crate) source_blake3: Option<String>,
+    /// What its encodings lost: one a level in the recipe's order, or none at all.
+    pub(crate) losses: RowLosses,
 }
 
-/// Writes rows and outcomes, which must be as many, to a staged file.
+/// Writes rows of these levels and outcomes, which must be as many, to a staged file.
 pub(crate) fn write(
     storage: &Arc<dyn Storage>,
     target: &Path,
+    levels: &[LevelSpec],
     rows: &[PlanRow],
     outcomes: &[Outcome],
 ) -> Result<Staged> {
-    let schema = schema_with(&MORE_COLUMNS);
+    let losses = LossColumns::of_rows(levels, outcomes.iter().map(|outcome| &outcome.losses));
+    let schema = losses.schema(&[&COLUMNS[..], &MORE_COLUMNS].concat());
     let mut writer = TableWriter::create(storage, target, Arc::clone(&schema), properties())?;
     for (rows, outcomes) in rows.chunks(WRITE_ROWS).zip(outcomes.chunks(WRITE_ROWS)) {
         let states = outcomes.iter().map(|outcome| if outcome.error.is_some() { FAILED } else { OK });
@@ -42,15 +46,19 @@ pub(crate) fn write(
         columns.push(Arc::new(StringViewArray::from_iter_values(states)));
         columns
             .push(Arc::new(StringViewArray::from_iter(outcomes.iter().map(|o| o.source_blake3.as_deref()))));
+        columns.extend(losses.arrays(outcomes.iter().map(|outcome| &outcome.losses)));
         writer.write(&batch(&schema, columns)?)?;
     }
     writer.finish()
 }
 
-/// Reads which of `rows` rows failed, by number, and why.
-pub(crate) fn read_failures(file: TableFile, rows: usize) -> Result<Vec<(usize, String)>> {
-    let table = Table::open(file, &schema_with(&MORE_COLUMNS))?;
-    table.expect_rows(rows as u64)?;
+/// Reads which of `rows` rows of these levels failed, by number, and why.
+pub(crate) fn read_failures(
+    file: TableFile,
+    rows: usize,
+    levels: &[LevelSpec],
+) -> Result<Vec<(usize, String)>> {
+    let (table, _) = open(file, rows, levels)?;
     let (path, mut allowance) = (table.path(), table.allowance());
     let (mut failures, mut number) = (Vec::new(), 0);
     for batch in table.batches(Some(&["status", "error"]))? {
@@ -70,4 +78,15 @@ pub(crate) fn read_failures(file: TableFile, rows: usize) -> Result<Vec<(usize, 
         return Err(Error::corrupt(path, format!("expected {rows} rows, found {number}")));
     }
     Ok(failures)
+}
+
+/// Opens the table of `rows` rows of these levels, and says which columns of losses it has.
+fn open(file: TableFile, rows: usize, levels: &[LevelSpec]) -> Result<(Table, LossColumns)> {
+    let mut losses = LossColumns::of_table(levels, &[]);
+    let table = Table::open_as(file, |columns| {
+        losses = LossColumns::of_table(levels, columns);
+        losses.schema(&[&COLUMNS[..], &MORE_COLUMNS].concat())
+    })?;
+    table.expect_rows(rows as u64)?;
+    Ok((table, losses))
 }

@@ -5,7 +5,7 @@ use crate::fixture::{folder_in_memory, listing, recipe};
 use crate::plan::Plan;
 use crate::plan::PlanRow;
 use crate::table::record::{Record, RecordHeader, RecordRow};
-use crate::{FsStorage, Listing, SampleKey};
+use crate::{FsStorage, Listing, Loss, SampleKey};
 
 /// Damages every byte of a table in two ways, and cuts it short. Returns how many damages were
 /// noticed, and how many there were.
@@ -47,11 +47,12 @@ fn hostile_records_are_errors_and_never_panics() {
         key: format!("k{row}"),
         error: (row == 1).then(|| "jpeg: truncated".into()),
         source_blake3: Some("00".repeat(32)),
+        losses: vec![(row != 1).then_some(Loss { relative_l2: 0.5, cosine: 0.5 }), None],
     };
     let record = Record { header, rows: (0..40).map(row).collect() };
     let (noticed, of) = damage(
-        |storage, path| record::write(storage, path, &record),
-        |path| record::read(path, 40).map(|_| ()),
+        |storage, path| record::write(storage, path, &recipe().levels, &record),
+        |path| record::read(path, 40, &recipe().levels).map(|_| ()),
     );
     assert!(noticed > of / 3, "{noticed} of {of} were noticed");
 }
@@ -124,13 +125,20 @@ fn tables_that_decode_to_much_more_than_they_are_long_are_refused() {
     assert!(error.contains("bytes in memory, found more"), "{error}");
 
     let rows: Vec<RecordRow> = (0..100_000)
-        .map(|_| RecordRow { row: 0, key: "k".into(), error: Some(text.clone()), source_blake3: None })
+        .map(|_| RecordRow {
+            row: 0,
+            key: "k".into(),
+            error: Some(text.clone()),
+            source_blake3: None,
+            losses: vec![],
+        })
         .collect();
     let header = RecordHeader { format: 1, unit: "a/b/1x1/0".into(), files: vec![] };
-    record::write(&storage, &path, &Record { header, rows }).unwrap().publish().unwrap();
-    let error = record::read(&path, 100_000).unwrap_err().to_string();
+    let levels = recipe().levels;
+    record::write(&storage, &path, &levels, &Record { header, rows }).unwrap().publish().unwrap();
+    let error = record::read(&path, 100_000, &levels).unwrap_err().to_string();
     assert!(error.contains("bytes in memory, found more"), "{error}");
-    let error = record::read(&path, 7).unwrap_err().to_string();
+    let error = record::read(&path, 7, &levels).unwrap_err().to_string();
     assert!(error.contains("expected 7 rows, found 100000"), "{error}");
 
     let (source, error) = (format!("{}x.mp4", "clips/".repeat(30)), "é".repeat(500));
@@ -203,7 +211,7 @@ fn tables_of_other_columns_are_refused() {
     categories::write(&storage, &path, &listing(1).categories).unwrap().publish().unwrap();
     for error in [
         plan::read(open(&path), &recipe(), 1).err(),
-        record::read(&path, 2).err(),
+        record::read(&path, 2, &recipe().levels).err(),
         annotations::Annotations::open(open(&path)).err(),
     ] {
         assert!(matches!(error, Some(Error::Corrupt { .. })), "{error:?}");

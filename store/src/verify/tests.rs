@@ -42,14 +42,18 @@ fn rows_whose_status_does_not_fit_their_shard_are_named() {
     assert_eq!(problems(folder.path(), INCOMPLETE), Vec::<String>::new());
 
     let path = folder.path().join(layout::record(&bucket, unit.number));
-    let Record { header, rows } = record::read(&path, unit.row_count()).unwrap();
+    let Record { header, rows } = record::read(&path, unit.row_count(), writer.plan().levels()).unwrap();
     let RecordHeader { format, unit: name, files } = header;
-    let lie = |(i, row): (usize, RecordRow)| RecordRow { error: (i > 0).then(|| "gone".into()), ..row };
+    let lie = |(i, row): (usize, RecordRow)| RecordRow {
+        error: (i > 0).then(|| "gone".into()),
+        losses: vec![],
+        ..row
+    };
     let rows: Vec<_> = rows.into_iter().enumerate().map(lie).collect();
     assert!(rows.len() > 1);
     let storage: Arc<dyn Storage> = Arc::new(FsStorage);
     let record = Record { header: RecordHeader { format, unit: name, files }, rows };
-    record::write(&storage, &path, &record).unwrap().publish().unwrap();
+    record::write(&storage, &path, writer.plan().levels(), &record).unwrap().publish().unwrap();
     let found = problems(folder.path(), INCOMPLETE);
     // Every array of every level tells: p2 has two.
     assert_eq!(found.len(), 3 * record.rows.len(), "{found:?}");
@@ -116,7 +120,7 @@ fn sizes_that_pass_64_bits_are_findings() {
     for file in manifest.files.iter_mut().take(2) {
         file.bytes = u64::MAX;
     }
-    let lying = Manifest::new(writer.spec(), manifest.splits, manifest.files);
+    let lying = Manifest::new(writer.spec(), manifest.splits, manifest.losses, manifest.files);
     std::fs::write(&path, lying.document()).unwrap();
     let found = problems(folder.path(), VerifyOptions::default());
     assert!(found.iter().any(|line| line.contains("add up")), "{found:?}");
@@ -125,12 +129,12 @@ fn sizes_that_pass_64_bits_are_findings() {
     std::fs::remove_file(&path).unwrap();
     let unit = writer.plan().units().next().unwrap();
     let path = folder.path().join(layout::record(&writer.plan().buckets()[unit.bucket], unit.number));
-    let mut record = record::read(&path, unit.row_count()).unwrap();
+    let mut record = record::read(&path, unit.row_count(), writer.plan().levels()).unwrap();
     for file in &mut record.header.files {
         file.bytes = u64::MAX;
     }
     let storage: Arc<dyn Storage> = Arc::new(FsStorage);
-    record::write(&storage, &path, &record).unwrap().publish().unwrap();
+    record::write(&storage, &path, writer.plan().levels(), &record).unwrap().publish().unwrap();
     let found = problems(folder.path(), INCOMPLETE);
     assert!(found.iter().any(|line| line.contains("expected 18446744073709551615 bytes")), "{found:?}");
 }
