@@ -33,14 +33,21 @@ pub enum Bottleneck {
     Write,
 }
 
-impl std::fmt::Display for Bottleneck {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl Bottleneck {
+    /// As a line of progress says it.
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Unknown => "starting",
             Self::Decode => "decode-bound",
             Self::Backbone => "backbone-bound",
             Self::Write => "disk-bound",
-        })
+        }
+    }
+}
+
+impl std::fmt::Display for Bottleneck {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 

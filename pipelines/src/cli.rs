@@ -14,7 +14,7 @@ pub use group::{
 
 use crate::exit::EXIT_CODES_HELP;
 use clap::{Args, Parser, Subcommand};
-use number::{count, pictures, scenes, share, threads, tolerance};
+use number::{count, mebibytes, pictures, scenes, share, threads, tolerance};
 use std::path::PathBuf;
 
 /// Run the frozen giant once. Train every head from its features, at the speed of the disk.
@@ -51,6 +51,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Show a store, or render a sample's levels as pictures.
     Inspect(InspectArgs),
+    /// Make a store in other encodings, or of fewer levels, views and splits; the same command resumes.
+    Transcode(TranscodeArgs),
     /// Train a head from a store alone; the same command resumes.
     Train(TrainArgs),
     /// Score a trained head on a store.
@@ -192,6 +194,42 @@ pub struct InspectArgs {
     /// Open a store that is not finished.
     #[arg(long)]
     pub incomplete: bool,
+}
+
+/// `featcache transcode`
+#[derive(Debug, Args)]
+pub struct TranscodeArgs {
+    /// The store to read, finished; every checksum of it is checked.
+    pub source: PathBuf,
+    /// The store to make or go on with. Every shard is read back before it counts.
+    pub target: PathBuf,
+    /// Encoding of each level, such as p2=int8,p3=int8, or of all others (int8,p5=bf16); a level without one
+    /// is copied as it is.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "ENCODINGS")]
+    pub store: String,
+    /// Levels to keep, comma-separated; default: all.
+    #[arg(long, value_delimiter = ',', value_name = "LEVELS")]
+    pub levels: Vec<String>,
+    /// Views to keep, comma-separated; default: all.
+    #[arg(long, value_delimiter = ',', value_name = "VIEWS")]
+    pub views: Vec<String>,
+    /// Splits to keep, comma-separated; default: all.
+    #[arg(long, value_delimiter = ',', value_name = "SPLIT")]
+    pub split: Vec<String>,
+    /// Memory for rows on their way, in MiB.
+    #[arg(
+        long,
+        default_value_t = featcache_store::DEFAULT_TRANSCODE_BYTES >> 20,
+        value_name = "MIB",
+        value_parser = mebibytes
+    )]
+    pub memory_mib: u64,
+    /// Threads that encode (default: the CPUs this process may use).
+    #[arg(long, value_name = "N", value_parser = threads)]
+    pub threads: Option<usize>,
+    /// End with exit code 6 if any row has failed.
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// `featcache train`

@@ -8,6 +8,7 @@ mod inspect;
 mod plan;
 mod predict;
 mod train;
+mod transcode;
 mod verify;
 
 use crate::cli::{Cli, Command};
@@ -36,6 +37,7 @@ pub fn execute(cli: &Cli) -> Result<Report> {
         Command::Extract(args) => extract::run(args, cli.quiet),
         Command::Verify(args) => verify::run(args, cli.quiet),
         Command::Inspect(args) => inspect::run(args),
+        Command::Transcode(args) => transcode::run(args, cli.quiet),
         Command::Train(args) => train::run(args, cli.quiet),
         Command::Eval(args) => eval::run(args, cli.quiet),
         Command::Predict(args) => predict::run(args),

@@ -1,6 +1,7 @@
-//! The progress line of an extraction: the only place that draws. Stages send counters, this reads them.
+//! The progress line of what fills a store: the only place that draws. Stages send counters, this reads them.
 
-use featcache_extractor::counters::{Bottleneck, Counters};
+use featcache_extractor::counters::Counters;
+use featcache_store::TranscodeCounters;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -19,12 +20,46 @@ pub struct Progress {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Counters that can be drawn.
+pub trait Drawn: Send + Sync + 'static {
+    /// What they say now, but for the rate; and the rows of this run, which it follows from.
+    fn line(&self) -> (Line, u64);
+}
+
+impl Drawn for Counters {
+    fn line(&self) -> (Line, u64) {
+        let line = Line {
+            done: self.done(),
+            total: self.total(),
+            images_per_second: 0.0,
+            bytes: self.bytes(),
+            failed: self.failed(),
+            bottleneck: self.bottleneck().name(),
+        };
+        (line, self.computed())
+    }
+}
+
+impl Drawn for TranscodeCounters {
+    fn line(&self) -> (Line, u64) {
+        let line = Line {
+            done: self.done(),
+            total: self.total(),
+            images_per_second: 0.0,
+            bytes: self.bytes(),
+            failed: self.failed(),
+            bottleneck: self.bottleneck(),
+        };
+        (line, self.written())
+    }
+}
+
 impl Progress {
     /// Starts to draw `counters`; `quiet` draws nothing.
-    pub fn start(counters: Arc<Counters>, quiet: bool) -> Self {
+    pub fn start(counters: Arc<impl Drawn>, quiet: bool) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
-        let thread = (!quiet).then(|| std::thread::spawn(move || draw(&counters, &seen)));
+        let thread = (!quiet).then(|| std::thread::spawn(move || draw(counters.as_ref(), &seen)));
         Self { stop, thread }
     }
 }
@@ -40,10 +75,10 @@ impl Drop for Progress {
     }
 }
 
-fn draw(counters: &Counters, stop: &AtomicBool) {
+fn draw(counters: &impl Drawn, stop: &AtomicBool) {
     let terminal = std::io::stderr().is_terminal();
     let bar = ProgressBar::with_draw_target(
-        Some(counters.total()),
+        Some(counters.line().0.total),
         if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
     );
     // The bar takes what the text leaves, on a narrow terminal nothing.
@@ -55,9 +90,11 @@ fn draw(counters: &Counters, stop: &AtomicBool) {
     let mut rate = Rate::default();
     loop {
         let stopping = stop.load(Ordering::Relaxed);
-        let line = Line::new(counters, rate.update(counters.computed(), started.elapsed())).to_string();
-        bar.set_length(counters.total());
-        bar.set_position(counters.done());
+        let (mut line, rows) = counters.line();
+        bar.set_length(line.total);
+        bar.set_position(line.done);
+        line.images_per_second = rate.update(rows, started.elapsed());
+        let line = line.to_string();
         if !terminal && (last_line.elapsed() >= PLAIN_LINE) {
             log::info!("{line}");
             last_line = Instant::now();
@@ -85,23 +122,12 @@ pub struct Line {
     /// Rows that failed.
     pub failed: u64,
     /// What holds the others up.
-    pub bottleneck: Bottleneck,
+    pub bottleneck: &'static str,
 }
 
 impl Line {
     /// Columns that it fits, with a space in front.
     pub const COLUMNS: usize = 80;
-
-    fn new(counters: &Counters, images_per_second: f64) -> Self {
-        Self {
-            done: counters.done(),
-            total: counters.total(),
-            images_per_second,
-            bytes: counters.bytes(),
-            failed: counters.failed(),
-            bottleneck: counters.bottleneck(),
-        }
-    }
 }
 
 impl std::fmt::Display for Line {
@@ -116,7 +142,7 @@ impl std::fmt::Display for Line {
             with_unit(bytes, figures),
             left,
             format!("{failed} failed"),
-            bottleneck.to_string(),
+            bottleneck.to_owned(),
         ];
         let line = format!("{done}/{total} {}", parts.join(" · "));
         match line.chars().count() < Self::COLUMNS {

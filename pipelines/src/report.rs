@@ -2,6 +2,7 @@
 
 use crate::exit::ExitCode;
 use anyhow::{Context, Result};
+use featcache_store::LevelLoss;
 use std::io::Write;
 
 /// A command's result, for stdout.
@@ -77,6 +78,18 @@ pub fn table(header: &[&str], rows: &[Vec<String>]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// What a level has lost, for the columns relative L2, cosine and worst row's relative L2; where nothing was
+/// changed, lines.
+pub fn loss_columns(loss: Option<&LevelLoss>) -> [String; 3] {
+    match loss {
+        None => ["–", "–", "–"].map(str::to_owned),
+        Some(LevelLoss { relative_l2, cosine, worst, .. }) => {
+            let worst = format!("{:.2e} ({})", worst.relative_l2, worst.key);
+            [format!("{relative_l2:.2e}"), format!("{cosine:.6}"), worst]
+        }
+    }
 }
 
 /// The same rows as a Markdown table.

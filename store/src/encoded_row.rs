@@ -6,7 +6,8 @@ use crate::loss::{LossMeter, is_lossy};
 use crate::plan::kept_reason;
 use crate::projection::Strip;
 use crate::{
-    Block, Bucket, DType, Encoding, Encodings, Error, LevelSpec, Loss, Projection, Projections, Result, RowOutcome,
+    Block, Bucket, DType, Encoding, Encodings, Error, LevelSpec, Loss, Projection, Projections, Result,
+    RowOutcome,
 };
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,7 +89,11 @@ struct LevelEncoders {
 impl Encoders {
     /// Encoders of these levels. [`Error::Invalid`] if one has no encoding, or not the projection that its
     /// encoding needs.
-    pub(crate) fn new(levels: &[LevelSpec], encodings: &Encodings, projections: &Projections) -> Result<Self> {
+    pub(crate) fn new(
+        levels: &[LevelSpec],
+        encodings: &Encodings,
+        projections: &Projections,
+    ) -> Result<Self> {
         let of_level = |spec: &LevelSpec| {
             let encoding = encodings.of(&spec.name).ok_or_else(|| {
                 Error::invalid(format!("level {}: expected an encoding, found none", spec.name))
@@ -99,6 +104,11 @@ impl Encoders {
             Ok(level)
         };
         Ok(Self { levels: levels.iter().map(of_level).collect::<Result<_>>()? })
+    }
+
+    /// The basis of level number `level`, if it has one.
+    pub(crate) fn projection(&self, level: usize) -> Option<&Arc<Projection>> {
+        self.levels.get(level)?.projection.as_ref()
     }
 
     /// Encodes a row of `bucket`, its levels in parallel.
@@ -147,7 +157,8 @@ impl Encoders {
             level.give_back(made);
             return Ok(Err(format!("features of {} {what}", spec.name)));
         }
-        let loss = is_lossy(*encoding, block.dtype).then(|| made.measure(*encoding, projection.as_deref(), &block));
+        let loss =
+            is_lossy(*encoding, block.dtype).then(|| made.measure(*encoding, projection.as_deref(), &block));
         let bytes = match made.encoder.payload() {
             Some(_) => EncodedBytes::Made(Box::new(made)),
             None => {

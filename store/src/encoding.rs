@@ -94,7 +94,15 @@ impl Encoding {
         let mut target = vec![0; h * w * values * dtype.bytes()];
         let mut strip = Strip::default();
         let projection = projection.map(Arc::as_ref);
-        decode(self.format, projection, encoder.payload().unwrap_or(&block.bytes), &affine, &mut target, dtype, &mut strip);
+        decode(
+            self.format,
+            projection,
+            encoder.payload().unwrap_or(&block.bytes),
+            &affine,
+            &mut target,
+            dtype,
+            &mut strip,
+        );
         Ok(target)
     }
 

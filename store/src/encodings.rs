@@ -27,6 +27,19 @@ impl Encodings {
     /// [`Error::Invalid`] for a level that is not in `levels`, a level or default given twice, an unknown
     /// encoding, or one of more coefficients than its level has channels.
     pub fn parse(text: &str, levels: &[LevelSpec]) -> Result<Self> {
+        Self::parse_over(text, levels, |_| None)
+    }
+
+    /// As [`parse`](Self::parse), where `present` tells what a level has that is not named and for which no
+    /// encoding stands alone.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse)'s.
+    pub fn parse_over(
+        text: &str,
+        levels: &[LevelSpec],
+        present: impl Fn(&str) -> Option<Encoding>,
+    ) -> Result<Self> {
         let mut rest = None;
         let mut named = BTreeMap::new();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -49,6 +62,10 @@ impl Encodings {
             }
         }
         let mut all = Self::uniform(levels, rest.unwrap_or(DEFAULT_ENCODING));
+        if rest.is_none() {
+            let present = levels.iter().filter_map(|level| Some((level.name.clone(), present(&level.name)?)));
+            all.levels.extend(present);
+        }
         all.levels.append(&mut named);
         for level in levels {
             all.of(&level.name).map_or(Ok(()), |encoding| encoding.check(level))?;

@@ -4,8 +4,8 @@
 //! [`Recipe`]. Modules in reading order: what features are ([`recipe`], [`geometry`], [`view`]), which
 //! samples exist ([`listing`], [`plan`], [`bucket`]), how bytes lie on disk ([`block`], [`element`],
 //! [`encoding`], [`projection`], [`loss`], [`mod@array`], [`shard`]), how they get there ([`writer`],
-//! [`encoded_row`], [`mod@unit`], [`finish`]) and how they come back ([`store`], [`read`]). On disk:
-//! `docs/format.md`.
+//! [`encoded_row`], [`mod@unit`], [`finish`]) and how they come back ([`store`], [`read`]), or go into another
+//! store ([`mod@transcode`]). On disk: `docs/format.md`.
 
 #![warn(missing_docs)]
 #![cfg_attr(
@@ -78,6 +78,7 @@ pub mod staged;
 pub mod storage;
 pub mod store;
 pub mod table;
+pub mod transcode;
 pub mod unit;
 pub mod verify;
 pub mod view;
@@ -123,6 +124,7 @@ pub use spread::Spread;
 pub use staged::{Digest, Staged};
 pub use storage::{FsStorage, Storage, StorageFile};
 pub use store::{OpenOptions, Store};
+pub use transcode::{DEFAULT_TRANSCODE_BYTES, Selection, Transcode, TranscodeCounters, TranscodeOptions};
 pub use unit::UnitWriter;
 pub use verify::{Problem, Verification, VerifyOptions, verify};
 pub use view::{ViewGeometry, ViewSpec};

@@ -5,9 +5,9 @@ use crate::array::bucket_arrays;
 use crate::bucket::{Bucket, Unit, bucket_of};
 use crate::layout::{check_name, check_relative};
 use crate::{
-    Encodings, Error, Fingerprint, LevelSpec, ListedSample, Listing, Recipe, Result, RowId, SampleKey,
+    Encodings, Error, Fingerprint, LevelSpec, ListedSample, Listing, Recipe, Result, RowId, SampleKey, Size,
 };
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -81,47 +81,41 @@ impl Plan {
     pub fn new(recipe: &Recipe, listing: &Listing, shard_bytes: u64) -> Result<Self> {
         recipe.check()?;
         let samples = sorted_samples(listing)?;
-        // By split, index of the view, and bucket.
-        let mut placed: BTreeMap<_, Vec<(&ListedSample, Place)>> = BTreeMap::new();
-        let mut failed: BTreeMap<_, Vec<(&ListedSample, String)>> = BTreeMap::new();
-        for sample in samples {
-            let split = sample.split.as_str();
-            for (view, spec) in recipe.views.iter().enumerate() {
-                match sample.size.clone().and_then(|size| Place::new(&recipe.preprocess, spec, size)) {
-                    Ok(place) => {
-                        placed.entry((split, view, place.bucket)).or_default().push((sample, place));
-                    }
-                    Err(reason) => {
-                        failed.entry((split, view)).or_default().push((sample, kept_reason(&reason)));
-                    }
-                }
-            }
-        }
-
         let mut names = Names::default();
-        let fingerprint = recipe.fingerprint();
-        let mut rows = Vec::with_capacity(listing.samples.len() * recipe.views.len());
-        let view_name = |view: usize| recipe.views.get(view).map_or("", |view| view.name.as_str());
-        let mut row = |sample: &ListedSample, view: &str, place| {
-            rows.push(PlanRow {
-                key: sample.key.clone(),
-                source: sample.source.clone(),
-                image_id: sample.image_id,
-                split: names.get(&sample.split),
-                view: names.get(view),
-                place,
-            });
-        };
-        for ((split, view, size), mut members) in placed {
-            let view = view_name(view);
-            shuffle(&mut members, &fingerprint, &format!("{split}/{view}/{size}"));
-            for (number, (sample, place)) in members.into_iter().enumerate() {
-                row(sample, view, Ok(Place { row: number as u64, ..place }));
+        let mut rows = Vec::with_capacity(samples.len() * recipe.views.len());
+        for sample in samples {
+            for view in &recipe.views {
+                let place = sample.size.clone().and_then(|size| Place::new(&recipe.preprocess, view, size));
+                rows.push(PlanRow {
+                    key: sample.key.clone(),
+                    source: sample.source.clone(),
+                    image_id: sample.image_id,
+                    split: names.get(&sample.split),
+                    view: names.get(&view.name),
+                    place: place.map_err(|reason| kept_reason(&reason)),
+                });
             }
         }
-        for ((_, view), members) in failed {
-            for (sample, reason) in members {
-                row(sample, view_name(view), Err(reason));
+        Self::arranged(recipe, rows, shard_bytes)
+    }
+
+    /// The plan of these rows, which may come in any order and with any numbers in their buckets.
+    pub(crate) fn arranged(recipe: &Recipe, mut rows: Vec<PlanRow>, shard_bytes: u64) -> Result<Self> {
+        rows.sort_unstable_by(|a, b| {
+            (bucket_order(recipe, a), &a.key).cmp(&(bucket_order(recipe, b), &b.key))
+        });
+        let fingerprint = recipe.fingerprint();
+        for members in rows.chunk_by_mut(|a, b| bucket_order(recipe, a) == bucket_order(recipe, b)) {
+            let Some(PlanRow { split, view, place: Ok(Place { bucket: size, .. }), .. }) = members.first()
+            else {
+                continue;
+            };
+            let name = format!("{split}/{view}/{size}");
+            shuffle(members, &fingerprint, &name);
+            for (number, row) in (0..).zip(members) {
+                if let Ok(place) = &mut row.place {
+                    place.row = number;
+                }
             }
         }
         Self::from_rows(recipe, rows, shard_bytes).map_err(Error::invalid)
@@ -212,6 +206,13 @@ impl Plan {
             self.rows.iter().enumerate().find_map(|(id, row)| unknown_split(id, &row.borrowed(), splits));
         wrong.map_or(Ok(()), Err)
     }
+}
+
+/// Where a row's bucket comes: by split, view and size, and rows without a place last.
+fn bucket_order<'a>(recipe: &Recipe, row: &'a PlanRow) -> (bool, &'a str, Option<usize>, Option<Size>) {
+    let size = row.place.as_ref().ok().map(|place| place.bucket);
+    let view = recipe.views.iter().position(|view| *view.name == *row.view);
+    (size.is_none(), &row.split, view, size)
 }
 
 /// Shared copies of the few split and view names that all rows carry.

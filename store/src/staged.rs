@@ -134,6 +134,21 @@ impl Staged {
         Ok(Digest { bytes: self.bytes, blake3: self.hasher.finalize().to_hex().to_string() })
     }
 
+    /// Makes the content durable, reads it back and compares it with what was appended.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if the disk gives back anything else.
+    pub(crate) fn sync_and_read_back(&mut self) -> Result<Digest> {
+        let digest = self.sync()?;
+        let file = open(&self.temporary)?;
+        // What is durable may leave the page cache, so that it is the disk that answers. A file system that
+        // does not know this advice answers from memory.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
+        let found = Digest::of_open(&file, &self.temporary)?;
+        found.check(&self.target, &digest.blake3)?;
+        Ok(digest)
+    }
+
     /// Gives the file its name, replacing what has it. The caller syncs the folder.
     pub fn publish(mut self) -> Result<Digest> {
         let digest = self.sync()?;
@@ -173,6 +188,19 @@ pub fn write_file(storage: &Arc<dyn Storage>, target: &Path, bytes: &[u8]) -> Re
 mod tests {
     use super::*;
     use crate::storage::FsStorage;
+
+    #[test]
+    fn a_disk_that_gives_back_other_bytes_is_found_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let storage: Arc<dyn Storage> = Arc::new(FsStorage);
+        let mut staged = Staged::create(&storage, &folder.path().join("a")).unwrap();
+        staged.append(&[7; 10_000]).unwrap();
+        assert_eq!(staged.sync_and_read_back().unwrap(), Digest::of(&[7; 10_000]));
+        let file = File::options().write(true).open(&staged.temporary).unwrap();
+        file.write_all_at(&[8], 5000).unwrap();
+        let error = staged.sync_and_read_back().unwrap_err();
+        assert!(matches!(&error, Error::Corrupt { path, .. } if path.ends_with("a")), "{error}");
+    }
 
     #[test]
     fn dropped_files_were_never_there() {

@@ -163,7 +163,7 @@ impl UnitSink for UnitWriter {
             levels.into_iter().flat_map(|level| std::iter::once(level.payload).chain(level.affine))
         {
             let mut shard = writer.finish()?;
-            let digest = shard.sync()?;
+            let digest = if shared.read_back { shard.sync_and_read_back()? } else { shard.sync()? };
             files.push(FileEntry { path, bytes: digest.bytes, blake3: digest.blake3 });
             shards.push(shard);
         }

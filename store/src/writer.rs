@@ -1,9 +1,9 @@
 //! Creating a store, resuming one, and handing out its units. Any number of writers, in any number of
 //! processes, may do so at the same time.
 
-use crate::bucket::Unit;
+use crate::bucket::{Bucket, Unit};
 use crate::claim::{Claim, Poison};
-use crate::encoded_row::{EncodedRow, Encoders};
+use crate::encoded_row::{EncodedLevel, EncodedRow, Encoders};
 use crate::finish::{Finish, finish, remove_leftovers};
 use crate::layout::{self, Layout};
 use crate::plan::{DEFAULT_SHARD_BYTES, Plan};
@@ -14,7 +14,7 @@ use crate::staged::{Staged, TEMPORARY_PREFIX, write_file};
 use crate::storage::{FsStorage, Storage, Wait};
 use crate::table;
 use crate::unit::UnitWriter;
-use crate::{Encodings, Error, NewStore, Recipe, Result};
+use crate::{Block, Category, Encodings, Error, NewStore, Projection, Projections, Recipe, Result};
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -30,13 +30,21 @@ pub struct WriterOptions {
     pub dataset: Option<DatasetSpec>,
     /// Written into a new store.
     pub licence: Licence,
+    /// Reads every shard back from the disk before its unit is committed.
+    pub read_back: bool,
     /// The file system.
     pub storage: Arc<dyn Storage>,
 }
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { shard_bytes: None, dataset: None, licence: Licence::default(), storage: Arc::new(FsStorage) }
+        Self {
+            shard_bytes: None,
+            dataset: None,
+            licence: Licence::default(),
+            read_back: false,
+            storage: Arc::new(FsStorage),
+        }
     }
 }
 
@@ -54,8 +62,25 @@ pub(crate) struct Shared {
     pub(crate) spec: Spec,
     pub(crate) plan: Plan,
     pub(crate) encoders: Encoders,
+    pub(crate) read_back: bool,
     pub(crate) poison: Poison,
 }
+
+/// What a new store starts with.
+pub(crate) struct Contents<'a> {
+    /// Kind of the dataset.
+    pub(crate) dataset: String,
+    /// Names of the splits, sorted.
+    pub(crate) splits: Vec<String>,
+    pub(crate) plan: Plan,
+    pub(crate) projections: Projections,
+    pub(crate) categories: Vec<Category>,
+    /// Writes the table of labels.
+    pub(crate) annotations: WriteTable<'a>,
+}
+
+/// Writes a table to a staged file.
+pub(crate) type WriteTable<'a> = Box<dyn FnOnce(&Arc<dyn Storage>, &Path) -> Result<Staged> + 'a>;
 
 impl StoreWriter {
     /// Opens the store at `path` for writing, creating it if there is none. `contents` is asked only for a
@@ -73,6 +98,19 @@ impl StoreWriter {
         contents: impl FnOnce() -> Result<C>,
         options: WriterOptions,
     ) -> Result<Self> {
+        let shard_bytes = options.shard_bytes.unwrap_or(DEFAULT_SHARD_BYTES);
+        let new = || listed(recipe, contents()?.into(), shard_bytes);
+        Self::create_or_resume_with(path, recipe, encodings, new, options)
+    }
+
+    /// As [`create_or_resume`](Self::create_or_resume), with whatever a new store is to start with.
+    pub(crate) fn create_or_resume_with<'a>(
+        path: &Path,
+        recipe: &Recipe,
+        encodings: &Encodings,
+        new: impl FnOnce() -> Result<Contents<'a>>,
+        options: WriterOptions,
+    ) -> Result<Self> {
         recipe.check()?;
         check_encodings(recipe, encodings)?;
         let layout = Layout::new(path);
@@ -87,7 +125,7 @@ impl StoreWriter {
             let lock = storage.lock(&lock_path, Wait::Block)?;
             let created = match storage.exists(&root)? {
                 true => Ok(()),
-                false => create(&layout, recipe, encodings, || Ok(contents()?.into()), &options),
+                false => create(&layout, recipe, encodings, new, &options),
             };
             if let Err(error) = storage.remove(&lock_path) {
                 // Finishing the store removes it.
@@ -107,7 +145,8 @@ impl StoreWriter {
         let projections = spec.read_projections(&layout)?;
         let encoders = Encoders::new(&spec.recipe.levels, &spec.encodings, &projections)?;
         let poison = Poison::default();
-        let shared = Shared { storage: options.storage, layout, spec, plan, encoders, poison };
+        let WriterOptions { storage, read_back, .. } = options;
+        let shared = Shared { storage, layout, spec, plan, encoders, read_back, poison };
         remove_leftovers(&shared, &|name| name.starts_with(TEMPORARY_PREFIX));
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -120,6 +159,21 @@ impl StoreWriter {
     /// Writes the final tables and the manifest if all units are in. Any worker may, any number of times.
     pub fn finish(&self) -> Result<Finish> {
         finish(&self.shared)
+    }
+
+    /// The basis of level number `level`, if it has one.
+    pub(crate) fn projection(&self, level: usize) -> Option<&Arc<Projection>> {
+        self.shared.encoders.projection(level)
+    }
+
+    /// Encodes the block of level number `level` of a row of `bucket`; why the row can have no features, if so.
+    pub(crate) fn encode_level(
+        &self,
+        level: usize,
+        bucket: &Bucket,
+        block: Block,
+    ) -> Result<std::result::Result<EncodedLevel, String>> {
+        self.shared.encoders.encode_level(level, bucket, block)
     }
 
     /// Writes a provenance file, `runs/<id>.json`. It is outside the content hash.
@@ -181,26 +235,35 @@ pub(crate) fn missing_units(shared: &Shared) -> Result<Vec<Unit>> {
     Ok(shared.plan.units().filter(is_missing).collect())
 }
 
+/// What a store of listed samples starts with.
+fn listed(recipe: &Recipe, new: NewStore, shard_bytes: u64) -> Result<Contents<'static>> {
+    let NewStore { listing, projections } = new;
+    let plan = Plan::new(recipe, &listing, shard_bytes)?;
+    let splits: BTreeSet<&str> = listing.samples.iter().map(|sample| sample.split.as_str()).collect();
+    Ok(Contents {
+        dataset: listing.dataset.clone(),
+        splits: splits.into_iter().map(str::to_owned).collect(),
+        plan,
+        projections,
+        categories: listing.categories.clone(),
+        annotations: Box::new(move |storage, target| table::annotations::write(storage, target, &listing)),
+    })
+}
+
 /// Writes everything of a new store but its features; the root document last.
-fn create(
+fn create<'a>(
     layout: &Layout,
     recipe: &Recipe,
     encodings: &Encodings,
-    contents: impl FnOnce() -> Result<NewStore>,
+    new: impl FnOnce() -> Result<Contents<'a>>,
     options: &WriterOptions,
 ) -> Result<()> {
     let storage = &options.storage;
     refuse_foreign_folder(storage, layout)?;
-    let NewStore { listing, projections } = contents()?;
+    let Contents { dataset: kind, splits, plan, projections, categories, annotations } = new()?;
     projections.check(&recipe.levels, encodings)?;
-    let shard_bytes = options.shard_bytes.unwrap_or(DEFAULT_SHARD_BYTES);
-    let plan = Plan::new(recipe, &listing, shard_bytes)?;
-    let splits: BTreeSet<&str> = listing.samples.iter().map(|sample| sample.split.as_str()).collect();
-    let dataset = DatasetSpec {
-        kind: listing.dataset.clone(),
-        splits: splits.into_iter().map(str::to_owned).collect(),
-        limit: options.dataset.as_ref().and_then(|dataset| dataset.limit),
-    };
+    let dataset =
+        DatasetSpec { kind, splits, limit: options.dataset.as_ref().and_then(|dataset| dataset.limit) };
     let differs = |expected: &DatasetSpec| {
         expected.kind != dataset.kind || (!expected.splits.is_empty() && expected.splits != dataset.splits)
     };
@@ -216,13 +279,13 @@ fn create(
 
     let publish = |staged: Staged| Ok::<_, Error>(staged.publish()?.blake3);
     let path = |name| layout.path(name);
-    let annotations = table::annotations::write(storage, &path(layout::ANNOTATIONS), &listing)?;
+    let annotations = annotations(storage, &path(layout::ANNOTATIONS))?;
     let spec = Spec {
         format: FORMAT,
         fingerprint: recipe.fingerprint(),
         recipe: recipe.clone(),
         encodings: encodings.clone(),
-        shard_bytes,
+        shard_bytes: plan.shard_bytes(),
         dataset,
         licence: options.licence.clone(),
         annotations_blake3: publish(annotations)?,
@@ -230,7 +293,7 @@ fn create(
         categories_blake3: publish(table::categories::write(
             storage,
             &path(layout::CATEGORIES),
-            &listing.categories,
+            &categories,
         )?)?,
         projections: projections.write(storage, layout)?,
     };

@@ -43,6 +43,7 @@ mod slips;
 mod stages;
 mod swin_v2;
 mod training;
+mod transcoding;
 mod weights;
 mod worker;
 mod written_store;

@@ -45,6 +45,12 @@ pub(super) fn tolerance(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|tolerance: &f64| *tolerance >= 0.0).ok_or_else(refuse)
 }
 
+/// An amount of memory, of which some at least is meant.
+pub(super) fn mebibytes(text: &str) -> Result<u64, String> {
+    let refuse = || format!("expected 1 to {MOST_MIB}, found {text}");
+    text.parse().ok().filter(|mib| (1..=MOST_MIB).contains(mib)).ok_or_else(refuse)
+}
+
 fn up_to(most: usize, text: &str) -> Result<usize, String> {
     let refuse = || format!("expected 1 to {most}, found {text}");
     text.parse().ok().filter(|count| (1..=most).contains(count)).ok_or_else(refuse)

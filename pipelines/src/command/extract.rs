@@ -19,6 +19,7 @@ use featcache_store::{
     Status, Store, StoreWriter, WriterOptions,
 };
 use serde::Serialize;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -52,7 +53,7 @@ struct DeviceSeconds {
 }
 
 #[derive(Debug, Serialize)]
-struct FailedRow {
+pub(super) struct FailedRow {
     split: String,
     view: String,
     key: String,
@@ -183,7 +184,7 @@ fn fill(
     let interrupted = ended == Ended::Stopped && left > 0;
     let finish = if interrupted { Finish::Missing(left) } else { writer.finish()? };
     let seconds = started.elapsed().as_secs_f64();
-    let failures = failures(args)?;
+    let failures = failures(&args.out)?;
     let [waiting_for_decode, computing, waiting_for_writer] = counters.device_seconds();
     Ok(Summary {
         store: args.out.display().to_string(),
@@ -208,8 +209,8 @@ fn fill(
 }
 
 /// Rows of the store without features, from what is committed.
-fn failures(args: &ExtractArgs) -> Result<Vec<FailedRow>> {
-    let store = Store::open(&args.out, OpenOptions { incomplete: true })?;
+pub(super) fn failures(store: &Path) -> Result<Vec<FailedRow>> {
+    let store = Store::open(store, OpenOptions { incomplete: true })?;
     let failed = store.rows().iter().filter_map(|row| match &row.status {
         Status::Failed(reason) => Some(FailedRow {
             split: row.split.to_string(),
@@ -234,17 +235,24 @@ fn text(summary: &Summary) -> String {
         summary.images_per_second,
         summary.bottleneck
     );
-    for row in summary.failures.iter().take(FAILURES_SHOWN) {
-        out += &format!("failed: {}/{}: {}\n", row.split, row.key, row.reason);
-    }
-    if summary.failures.len() > FAILURES_SHOWN {
-        out += &format!("… and {} more: see samples.parquet\n", summary.failures.len() - FAILURES_SHOWN);
-    }
+    out += &failure_lines(&summary.failures);
     if summary.finished {
         out += &format!("finished, fingerprint {}\n", &summary.fingerprint);
     } else {
         let why = if summary.interrupted { "interrupted: " } else { "" };
         out += &format!("{why}{} units missing: run the same command to go on\n", summary.units_missing);
+    }
+    out
+}
+
+/// The first of the rows without features, a line each.
+pub(super) fn failure_lines(failures: &[FailedRow]) -> String {
+    let mut out = String::new();
+    for row in failures.iter().take(FAILURES_SHOWN) {
+        out += &format!("failed: {}/{}: {}\n", row.split, row.key, row.reason);
+    }
+    if failures.len() > FAILURES_SHOWN {
+        out += &format!("… and {} more: see samples.parquet\n", failures.len() - FAILURES_SHOWN);
     }
     out
 }

@@ -62,6 +62,8 @@ struct LevelBytes {
     channels: u32,
     encoding: String,
     bytes: u64,
+    /// What the encoding has lost, if it changes values and the store is finished.
+    loss: Option<featcache_store::LevelLoss>,
 }
 
 #[derive(Debug, Serialize)]
@@ -131,6 +133,7 @@ fn overview(store: &Store) -> Result<Report> {
                 channels: level.channels,
                 encoding: store.encodings().of(&level.name).map_or(String::new(), |e| e.to_string()),
                 bytes,
+                loss: store.manifest().and_then(|manifest| manifest.losses.get(&level.name).cloned()),
             })
             .collect(),
         recipe,
@@ -182,16 +185,19 @@ fn overview_text(overview: &Overview) -> String {
         .levels
         .iter()
         .map(|l| {
-            vec![
+            let mut row = vec![
                 l.name.clone(),
                 l.stride.to_string(),
                 l.channels.to_string(),
                 l.encoding.clone(),
                 bytes(l.bytes),
-            ]
+            ];
+            row.extend(report::loss_columns(l.loss.as_ref()));
+            row
         })
         .collect();
-    text += &report::table(&["level", "stride", "channels", "encoding", "bytes"], &rows);
+    let header = ["level", "stride", "channels", "encoding", "bytes", "rel L2", "cosine", "worst rel L2"];
+    text += &report::table(&header, &rows);
     text += &format!("\n{} in {} buckets\n", bytes(overview.bytes), overview.buckets.len());
     for failed in overview.failures.iter().take(20) {
         text += &format!("failed: {}/{} ({}): {}\n", failed.split, failed.key, failed.view, failed.reason);

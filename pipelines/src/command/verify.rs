@@ -12,7 +12,7 @@ use featcache_extractor::extract::block;
 use featcache_extractor::preprocess;
 use featcache_extractor::source::Source;
 use featcache_store::{
-    Batch, Compute, DType, Encoding, NumberFormat, OpenOptions, Place, Projected, ReadOptions, RowId, Run,
+    Batch, Compute, DType, Encoding, NumberFormat, OpenOptions, Place, Projected, ReadOptions, RowId,
     SampleRow, Status, Store, VerifyOptions,
 };
 use serde::Serialize;
@@ -247,18 +247,10 @@ fn choose(store: &Store, count: usize, seed: u64) -> Vec<RowId> {
     rows
 }
 
-/// Root folder of the dataset as the latest extraction recorded it.
+/// Root folder of the dataset as the latest run recorded it.
 fn recorded_root(store: &Store) -> Result<PathBuf> {
-    let folder = store.root().join("runs");
-    let mut runs: Vec<Run> = std::fs::read_dir(&folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok())
-        .collect();
-    runs.sort_by_key(|run| std::cmp::Reverse(run.started_unix_s));
-    let root = runs.iter().find_map(|run| run.notes.get(machine::NOTE_ROOT).map(PathBuf::from));
-    root.filter(|root| root.is_dir()).ok_or_else(|| {
+    machine::recorded_root(store).filter(|root| root.is_dir()).ok_or_else(|| {
+        let folder = store.root().join("runs");
         let what =
             format!("{}: no run names a dataset folder that is here: give --root DIR", folder.display());
         failure(ExitCode::BadInput, what)

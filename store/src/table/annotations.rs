@@ -12,6 +12,7 @@ use arrow_array::{
 use arrow_schema::{DataType, SchemaRef};
 use parquet::basic::Compression;
 use parquet::file::properties::WriterPropertiesBuilder;
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,10 +65,7 @@ pub(crate) fn write(storage: &Arc<dyn Storage>, target: &Path, listing: &Listing
     // Stable: several labels of one sample keep the dataset's order.
     sorted.sort_by_key(|annotation| (annotation.split.as_str(), &annotation.key));
 
-    let schema = schema(&COLUMNS);
-    let mut writer = TableWriter::create(storage, target, Arc::clone(&schema), annotation_properties())?;
-    let (mut start, mut bytes) = (0, 0);
-    for (end, annotation) in sorted.iter().enumerate() {
+    for annotation in &sorted {
         if samples.binary_search(&(annotation.split.as_str(), &annotation.key)).is_err() {
             return Err(Error::invalid(format!(
                 "label {} of sample {:?} in split {}: no such sample is listed",
@@ -76,21 +74,62 @@ pub(crate) fn write(storage: &Arc<dyn Storage>, target: &Path, listing: &Listing
                 annotation.split
             )));
         }
-        let size = label_bytes(annotation);
+    }
+    write_sorted(storage, target, sorted.into_iter().map(Ok))
+}
+
+/// Writes labels that come by split and key to a staged file.
+///
+/// [`Error::Invalid`] for one of more than [`MAX_LABEL_BYTES`], and the first error that comes.
+pub(crate) fn write_sorted<A: Borrow<Annotation>>(
+    storage: &Arc<dyn Storage>,
+    target: &Path,
+    annotations: impl Iterator<Item = Result<A>>,
+) -> Result<Staged> {
+    let schema = schema(&COLUMNS);
+    let mut writer = TableWriter::create(storage, target, Arc::clone(&schema), annotation_properties())?;
+    let (mut group, mut bytes) = (Vec::<A>::new(), 0);
+    for annotation in annotations {
+        let annotation = annotation?;
+        let size = label_bytes(annotation.borrow());
         if size > MAX_LABEL_BYTES {
             return Err(Error::invalid(format!(
                 "label of sample {:?}: {size} bytes, expected at most {MAX_LABEL_BYTES}",
-                annotation.key.0
+                annotation.borrow().key.0
             )));
         }
-        if end > start && bytes + size > GROUP_BYTES {
-            write_group(&mut writer, &schema, sorted.get(start..end).unwrap_or_default())?;
-            (start, bytes) = (end, 0);
+        if !group.is_empty() && bytes + size > GROUP_BYTES {
+            write_group(&mut writer, &schema, &group)?;
+            group.clear();
+            bytes = 0;
         }
         bytes += size;
+        group.push(annotation);
     }
-    write_group(&mut writer, &schema, sorted.get(start..).unwrap_or_default())?;
+    write_group(&mut writer, &schema, &group)?;
     writer.finish()
+}
+
+/// All labels of a table, by split and key, one row group in memory at a time.
+pub(crate) fn read_all(file: TableFile) -> Result<impl Iterator<Item = Result<Annotation>>> {
+    let table = Table::open(file, &schema(&COLUMNS))?;
+    let groups: Vec<u64> = table.group_rows().collect();
+    let read = move |(group, rows): (usize, u64)| {
+        let read = || {
+            let (mut annotations, mut allowance) = (Vec::new(), table.allowance());
+            let rows = 0..usize::try_from(rows).unwrap_or(usize::MAX);
+            for batch in table.group_batches(group, rows)? {
+                read_labels(&batch?, table.path(), &mut allowance, &mut annotations)?;
+            }
+            Ok(annotations)
+        };
+        let (labels, error) = match read() {
+            Ok(annotations) => (annotations, None),
+            Err(error) => (Vec::new(), Some(Err(error))),
+        };
+        labels.into_iter().map(Ok).chain(error)
+    };
+    Ok(groups.into_iter().enumerate().flat_map(read))
 }
 
 fn label_bytes(annotation: &Annotation) -> usize {
@@ -102,8 +141,13 @@ fn label_bytes(annotation: &Annotation) -> usize {
         }
 }
 
-fn write_group(writer: &mut TableWriter, schema: &SchemaRef, group: &[&Annotation]) -> Result<()> {
-    writer.write(&batch(schema, columns(group))?)?;
+fn write_group<A: Borrow<Annotation>>(
+    writer: &mut TableWriter,
+    schema: &SchemaRef,
+    group: &[A],
+) -> Result<()> {
+    let group: Vec<&Annotation> = group.iter().map(Borrow::borrow).collect();
+    writer.write(&batch(schema, columns(&group))?)?;
     writer.flush()
 }
 

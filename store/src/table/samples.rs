@@ -80,6 +80,33 @@ pub(crate) fn read_failures(
     Ok(failures)
 }
 
+/// Reads the outcomes of `rows` rows of these levels.
+pub(crate) fn read(file: TableFile, rows: usize, levels: &[LevelSpec]) -> Result<Vec<Outcome>> {
+    let (table, losses) = open(file, rows, levels)?;
+    let (path, mut allowance) = (table.path(), table.allowance());
+    let mut outcomes = Vec::with_capacity(rows);
+    let columns: Vec<&str> = ["status", "error", "source_blake3"].into_iter().chain(losses.names()).collect();
+    for batch in table.batches(Some(&columns))? {
+        let batch = batch?;
+        let text = |name| column::<StringViewArray>(&batch, name, path);
+        let (states, errors, hashes) = (text("status")?, text("error")?, text("source_blake3")?);
+        for i in 0..batch.num_rows() {
+            let error = errors.is_valid(i).then(|| errors.value(i));
+            let hash = hashes.is_valid(i).then(|| hashes.value(i));
+            allowance.take::<Outcome>(&[error, hash])?;
+            let error = status(states.value(i), error)
+                .map_err(|what| Error::corrupt(path, format!("row {}: {what}", outcomes.len())))?;
+            let losses = losses.row(&batch, i, error.is_some(), path)?;
+            allowance.take_bytes(size_of_val(losses.as_slice()))?;
+            outcomes.push(Outcome { error, source_blake3: hash.map(str::to_owned), losses });
+        }
+    }
+    if outcomes.len() != rows {
+        return Err(Error::corrupt(path, format!("expected {rows} rows, found {}", outcomes.len())));
+    }
+    Ok(outcomes)
+}
+
 /// Opens the table of `rows` rows of these levels, and says which columns of losses it has.
 fn open(file: TableFile, rows: usize, levels: &[LevelSpec]) -> Result<(Table, LossColumns)> {
     let mut losses = LossColumns::of_table(levels, &[]);
