@@ -1,6 +1,7 @@
 //! A sample's labels as the store holds them, over its picture or, without one, over the PCA picture of
 //! its finest level: where they lie in a view is what training sees. Reads no predictions.
 
+use crate::exit::{ExitCode, failure};
 use crate::instance::{bitmap, canvas};
 use crate::picture::instances::{Instance, instances};
 use crate::picture::overlay::{self, BoxMark, LabelMap};
@@ -31,7 +32,15 @@ impl Shown<'_> {
         std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         let pyramid = match self.root {
             Some(_) => None,
-            None => Some(Pyramid::fit(self.store, &pyramid::spread(self.store, self.pca_samples))?),
+            None => {
+                let rows = pyramid::spread(self.store, self.pca_samples);
+                if rows.is_empty() {
+                    let store = self.store.root().display();
+                    let what = format!("{store}: no row has features to draw on: give --root DIR");
+                    return Err(failure(ExitCode::BadInput, what));
+                }
+                Some(Pyramid::fit(self.store, &rows)?)
+            }
         };
         let mut written = Vec::new();
         for row in rows {
@@ -66,7 +75,7 @@ impl Shown<'_> {
     /// The labels on a picture of the row's valid size.
     fn draw(&self, row: &SampleRow, picture: Canvas) -> Result<Canvas> {
         let (Some(source), Some(valid)) = (row.source_size, row.valid_size) else {
-            anyhow::bail!("sample {} has no size in the store", row.key)
+            return Err(failure(ExitCode::BadInput, format!("sample {} has no size in the store", row.key)));
         };
         let (mut picture, mut objects) = (picture, Vec::new());
         for annotation in self.store.annotations(row.id)? {
@@ -96,12 +105,12 @@ impl Shown<'_> {
                 true => ZeroLabel::Class,
                 false => ZeroLabel::Ignore,
             };
-            let rule = LabelRule::new(categories, zero).map_err(anyhow::Error::msg)?;
+            let rule = LabelRule::new(categories, zero).map_err(|what| failure(ExitCode::BadInput, what))?;
             let names = rule.names().to_vec();
             (rule, names)
         };
-        let target =
-            rule.target(png, source).map_err(|what| anyhow::anyhow!("label map of {}: {what}", row.key))?;
+        let unfit = |what: String| failure(ExitCode::BadInput, format!("label map of {}: {what}", row.key));
+        let target = rule.target(png, source).map_err(unfit)?;
         let target = target.place(Placement { valid, hflip: self.view(row)?.hflip, padded: valid });
         let classes: Vec<u16> =
             target.classes.iter().map(|&class| u16::try_from(class).unwrap_or(LabelMap::IGNORE)).collect();
