@@ -61,7 +61,7 @@ fn a_batch_beyond_the_store_is_the_store() {
     let store = store(folder.path());
     let bench = format!("--json bench read {store} --repeats 1 --threads 1 --batch {}", usize::MAX);
     let bench: Value = serde_json::from_str(&done(&bench)).unwrap();
-    assert_eq!(bench["bench"]["samples"], 3);
+    assert_eq!(bench["stores"][0]["bench"]["samples"], 3);
 }
 
 #[test]

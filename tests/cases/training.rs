@@ -17,7 +17,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tch::Device;
 
 fn run(store: &Store, recipe: &TrainRecipe, folder: &Path) -> Result<TrainSummary> {
+    one_thread();
     train(store, recipe, folder, &TrainSettings::default())
+}
+
+/// The number of torch's threads is the process's, and the order of sums depends on it: who compares runs to
+/// the last bit, or with those of another process, sets it. Maps this small only make threads wait anyway.
+fn one_thread() {
+    tch::set_num_threads(1);
 }
 
 /// Lines of the log about steps, without the fields that tell the time.
@@ -36,8 +43,6 @@ fn assert_same_run(a: &Path, b: &Path) {
 
 #[test]
 fn heads_learn_separable_features() {
-    // Maps this small only make threads wait for each other; the cases below keep torch's default.
-    tch::set_num_threads(1);
     let drawn = DrawnStore::default().write();
     let store = drawn.open();
     for kind in ["linear", "upernet"] {
@@ -111,6 +116,7 @@ const CHILD_STORE: &str = "FEATCACHE_TEST_TRAIN_STORE";
 fn child_that_trains_until_killed() {
     let Some(folder) = std::env::var_os(CHILD_STORE).map(PathBuf::from) else { return };
     let store = Store::open(&folder.join("store"), Default::default()).unwrap();
+    one_thread();
     let slow = |_: &TrainProgress| std::thread::sleep(std::time::Duration::from_millis(30));
     let settings = TrainSettings { progress: Some(&slow), ..TrainSettings::default() };
     train(&store, &recipe("upernet", STEPS), &folder.join("killed"), &settings).unwrap();
