@@ -1,7 +1,9 @@
 //! Cells held as coefficients in a basis of their level: of `c` channels `K` numbers, because features have far
 //! fewer directions than channels. Basis and mean are calibrated elsewhere; here they are checked and applied.
 //!
-//!     coefficients = (x − mean) · basisᵀ        x ≈ coefficients · basis + mean
+//! ```text
+//! coefficients = (x − mean) · basisᵀ        x ≈ coefficients · basis + mean
+//! ```
 //!
 //! Sums run over ascending channels or coefficients, every product and sum rounded to binary32 on its own: all
 //! instruction sets, and so all machines, give the same bits.

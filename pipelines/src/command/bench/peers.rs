@@ -1,7 +1,7 @@
 //! `featcache bench peers`: the same bytes through our reader and loader, through other formats and theirs, and
 //! through raw `preadv`, in turns. A peer that cannot take part has a row that says why.
 //!
-//! Modules in reading order: what is read ([`samples`]), by whom ([`contestant`], [`ours`], [`child`]), what is in
+//! Modules in reading order: what is read ([`samples`]), by whom ([`contestant`], [`mod@ours`], [`child`]), what is in
 //! the page cache ([`pages`]), in what turns ([`lane`], [`race`]) and what is shown of it ([`table`]).
 
 mod child;
