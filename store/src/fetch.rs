@@ -25,7 +25,7 @@ const BLOCK_BYTES: usize = 256 << 10;
 const DIRECT_BLOCK_BYTES: usize = 1 << 20;
 /// Memory for blocks that are read directly: a huge page, because a request of many small ones is cut up on
 /// its way to the disk (half the rate).
-const DIRECT_SCRATCH_BYTES: usize = 2 << 20;
+pub(crate) const DIRECT_SCRATCH_BYTES: usize = 2 << 20;
 /// Vectors of one read: two a chunk.
 const VECTORS: usize = 64;
 /// A gap of up to this many bytes between two chunks is read over.

@@ -2,6 +2,7 @@
 //! into a store.
 
 use crate::batch::AlignedBytes;
+use crate::fetch::DIRECT_SCRATCH_BYTES;
 use crate::payload_file::{PayloadFile, drop_pages};
 use crate::{Error, PagePolicy, Result, Store};
 use serde::Serialize;
@@ -99,7 +100,9 @@ fn rate(file: &File, bytes: u64, pages: PagePolicy, path: &Path) -> Result<Optio
     };
     let next = AtomicU64::new(0);
     let work = || -> Result<()> {
+        // As readers have it: a huge page, without which direct requests are cut up.
         let mut block = AlignedBytes::default();
+        block.grow(DIRECT_SCRATCH_BYTES).map_err(Error::io(path))?;
         loop {
             let start = next.fetch_add(BLOCK_BYTES, Ordering::Relaxed);
             if start >= bytes {
