@@ -45,6 +45,11 @@ fn the_demo_and_what_can_be_done_with_it() {
         (&5.into(), &0.into(), &0.into())
     );
     assert_eq!(first["backbone_parameters_at_training"], 0);
+    assert!(
+        first["read_over_preadv"].as_f64().is_some_and(|ratio| ratio > 0.0),
+        "{}",
+        first["read_over_preadv"]
+    );
     assert!(first["images_per_second"].as_f64().unwrap() > 0.0, "{first}");
     assert!((0.0..=1.0).contains(&first["mean_iou"].as_f64().unwrap()), "{first}");
     assert!(out.join("contact-sheet.png").is_file());
