@@ -17,9 +17,9 @@ use super::workplace::Workplace;
 use super::{machine_line, write_section};
 use crate::cli::BenchPeersArgs;
 use crate::exit::{ExitCode, failure, one_line};
-use crate::machine;
 use crate::progress::bytes;
 use crate::report::Report;
+use crate::{interrupt, machine};
 use anyhow::Result;
 use child::{Hello, Reads, Scripts};
 use contestant::Contestant;
@@ -30,12 +30,15 @@ use race::Race;
 use samples::Samples;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use table::Outcome;
 
 pub(super) fn run(args: &BenchPeersArgs) -> Result<Report> {
     let store = Store::open(&args.store, OpenOptions::default())?;
     check_scripts(args)?;
+    // From here on a signal must not leave the folder behind.
+    let stop = interrupt::flag()?;
     let workplace = Workplace::create(&args.work)?;
     let folder = workplace.folder();
     log::info!("writing the samples");
@@ -57,6 +60,9 @@ pub(super) fn run(args: &BenchPeersArgs) -> Result<Report> {
         lanes.push(lane);
     }
     for name in &args.peers {
+        if stop.load(Ordering::Relaxed) {
+            return Err(failure(ExitCode::Incomplete, "interrupted"));
+        }
         log::info!("{name}: writing its format");
         lanes.push(peer(&scripts, name, folder, &samples));
     }
