@@ -18,11 +18,6 @@ use std::io::IoSliceMut;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Bytes of a read: small enough to be still in the second-level cache when they are checked or converted,
-/// and for the kernel to read ahead from disk while they are.
-const BLOCK_BYTES: usize = 256 << 10;
-/// Bytes of a direct read: with few of them in flight a disk is busy.
-const DIRECT_BLOCK_BYTES: usize = 1 << 20;
 /// Memory for blocks that are read directly: a huge page, because a request of many small ones is cut up on
 /// its way to the disk (half the rate).
 pub(crate) const DIRECT_SCRATCH_BYTES: usize = 2 << 20;
@@ -193,7 +188,7 @@ pub(crate) fn fetch(mut pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Sc
     while let Some(first) = pieces.first() {
         let shard = Arc::clone(&first.shard);
         let is_direct = shard.file.is_direct();
-        let gathered = gatherable(pieces, if is_direct { DIRECT_BLOCK_BYTES } else { BLOCK_BYTES });
+        let gathered = gatherable(pieces, shard.file.request_bytes());
         let (now, later) = pieces.split_at_mut(gathered.max(1));
         let to_targets = !is_direct && now.iter().all(Piece::is_direct);
         let outcome = match &mut *now {
@@ -218,7 +213,6 @@ pub(crate) fn fetch(mut pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Sc
 /// to their targets as they are, or none does.
 fn gatherable(pieces: &[Piece<'_>], block: usize) -> usize {
     let Some(first) = pieces.first() else { return 0 };
-    // Without a check, what is not wanted is not read.
     if first.file_bytes() > block {
         return 0;
     }
@@ -244,7 +238,7 @@ fn fetch_together(pieces: &mut [Piece<'_>], verify: bool, scratch: &mut Scratch)
         }
     }
     // The scratch holds the tails: a block takes 64 of the largest, and there are at most 32.
-    scratch.block.grow(BLOCK_BYTES).map_err(|e| first.fault(Cause::Io(e)))?;
+    scratch.reserve(&shard.file).map_err(|e| first.fault(Cause::Io(e)))?;
     let mut vectors: [IoSliceMut<'_>; VECTORS] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
     let mut rest = scratch.block.bytes_mut();
     for ((pair, piece), tail) in vectors.chunks_exact_mut(2).zip(&mut *pieces).zip(tails) {
@@ -320,8 +314,9 @@ fn fetch_by_blocks(piece: &mut Piece<'_>, verify: bool) -> Result<(), Fault> {
     let mut stored = [0; CHECKSUM];
     let mut offset = piece.offset;
     let mut crc = Crc32c::new();
-    let blocks = piece.target.len().div_ceil(BLOCK_BYTES);
-    for (i, block) in piece.target.chunks_mut(BLOCK_BYTES).enumerate() {
+    let block_bytes = piece.shard.file.request_bytes();
+    let blocks = piece.target.len().div_ceil(block_bytes);
+    for (i, block) in piece.target.chunks_mut(block_bytes).enumerate() {
         let stored: &mut [u8] = if i + 1 == blocks { &mut stored } else { &mut [] };
         let mut vectors = [IoSliceMut::new(block), IoSliceMut::new(stored)];
         if let Err(failure) = piece.shard.file.scatter(&mut vectors, offset) {
@@ -348,8 +343,7 @@ fn fetch_through(
     let (window, affine) = (piece.window.clone(), piece.affine);
     scratch.reserve(file).map_err(|e| piece.fault(Cause::Io(e)))?;
     // Whole cells at a time; one has at most 2^20 channels.
-    let block = if file.is_direct() { DIRECT_BLOCK_BYTES } else { BLOCK_BYTES };
-    let step = (block / cell_bytes.max(1)).max(1) * cell_bytes;
+    let step = (file.request_bytes() / cell_bytes.max(1)).max(1) * cell_bytes;
     // Without a check, what is not wanted is not read.
     let wanted = if verify { 0..payload_bytes } else { window.clone() };
     let (mut crc, mut at, mut written) = (Crc32c::new(), wanted.start, 0);
@@ -435,6 +429,6 @@ impl Scratch {
 
     /// Memory for a block of this file.
     fn reserve(&mut self, file: &PayloadFile) -> std::io::Result<()> {
-        self.block.grow(if file.is_direct() { DIRECT_SCRATCH_BYTES } else { BLOCK_BYTES + CHECKSUM })
+        self.block.grow(if file.is_direct() { DIRECT_SCRATCH_BYTES } else { file.request_bytes() + CHECKSUM })
     }
 }

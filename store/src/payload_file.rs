@@ -15,6 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// What offsets, lengths and addresses of direct reads are multiples of: no disk's sector is larger.
 pub(crate) const DIRECT_ALIGNMENT: u64 = 4096;
 
+/// Bytes of a read through the page cache: small enough to be still in the second-level cache when they are
+/// checked or converted, and for the kernel to read ahead from disk while they are.
+const BUFFERED_REQUEST_BYTES: usize = 256 << 10;
+/// Bytes of a read that nobody reads ahead of: with few of them in flight a disk is busy.
+pub(crate) const COLD_REQUEST_BYTES: usize = 1 << 20;
+
 /// `RWF_DONTCACHE` of Linux 6.14, which rustix does not name.
 const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
@@ -77,6 +83,14 @@ impl PayloadFile {
     /// Whether reads need memory, offsets and lengths that are aligned.
     pub(crate) fn is_direct(&self) -> bool {
         self.policy == PagePolicy::Direct
+    }
+
+    /// Bytes to ask for at a time.
+    pub(crate) fn request_bytes(&self) -> usize {
+        match self.policy {
+            PagePolicy::Buffered => BUFFERED_REQUEST_BYTES,
+            PagePolicy::DontCache | PagePolicy::Direct => COLD_REQUEST_BYTES,
+        }
     }
 
     /// The open file.
