@@ -2,7 +2,7 @@
 //! hands nothing out.
 
 use crate::batch::AlignedBytes;
-use crate::payload_file::DIRECT_ALIGNMENT;
+use crate::payload_file::{COLD_REQUEST_BYTES, DIRECT_ALIGNMENT};
 use crate::plane::FileRange;
 use crate::{Error, LevelId, PagePolicy, ReadOptions, Result, RowBand, RowId, Store};
 use std::collections::BTreeMap;
@@ -11,8 +11,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-/// Bytes of a direct request: four of them in flight keep a disk busy.
-const DIRECT_REQUEST_BYTES: u64 = 1 << 20;
+const DIRECT_REQUEST_BYTES: u64 = COLD_REQUEST_BYTES as u64;
 
 /// Which bytes to read, and how.
 #[derive(Debug, Clone, Copy)]
@@ -97,13 +96,7 @@ impl RawReads {
                 read_ranges(ranges, buffer.bytes_mut())?;
             }
         };
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (1..self.threads).map(|_| scope.spawn(work)).collect();
-            let first = work();
-            let panicked = || Err(Error::invalid("a reading thread panicked"));
-            let joined = others.into_iter().map(|thread| thread.join().unwrap_or_else(|_| panicked()));
-            joined.fold(first, Result::and)
-        })
+        on_threads(self.threads, work)
     }
 
     /// Makes the files clean and drops them from the page cache.
@@ -125,11 +118,22 @@ impl RawReads {
     }
 }
 
+/// Does the work on so many threads at a time, this one included; the first error.
+pub(crate) fn on_threads(threads: usize, work: impl Fn() -> Result<()> + Sync) -> Result<()> {
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(&work)).collect();
+        let first = work();
+        let panicked = || Err(Error::invalid("a reading thread panicked"));
+        let joined = others.into_iter().map(|thread| thread.join().unwrap_or_else(|_| panicked()));
+        joined.fold(first, Result::and)
+    })
+}
+
 /// The pages of a range, in requests.
 fn requests(range: &FileRange) -> impl Iterator<Item = FileRange> {
     let FileRange { shard, bytes: Range { start, end } } = range;
     let (start, end) = (start - start % DIRECT_ALIGNMENT, end.next_multiple_of(DIRECT_ALIGNMENT));
-    (start..end).step_by(1 << 20).map(move |at| {
+    (start..end).step_by(COLD_REQUEST_BYTES).map(move |at| {
         let bytes = at..(at + DIRECT_REQUEST_BYTES).min(end);
         FileRange { shard: std::sync::Arc::clone(shard), bytes }
     })

@@ -3,7 +3,8 @@
 
 use crate::batch::AlignedBytes;
 use crate::fetch::DIRECT_SCRATCH_BYTES;
-use crate::payload_file::{PayloadFile, drop_pages};
+use crate::payload_file::{COLD_REQUEST_BYTES, PayloadFile, drop_pages};
+use crate::raw_read::on_threads;
 use crate::{Error, PagePolicy, Result, Store};
 use serde::Serialize;
 use std::fs::File;
@@ -14,8 +15,7 @@ use std::time::Instant;
 
 /// Bytes that are read by each policy at most.
 const TEST_BYTES: u64 = 96 << 20;
-/// Bytes of a request.
-const BLOCK_BYTES: u64 = 1 << 20;
+const BLOCK_BYTES: u64 = COLD_REQUEST_BYTES as u64;
 /// Passes by each policy, of which the best counts: a test so short is easily disturbed.
 const PASSES: usize = 2;
 
@@ -47,7 +47,7 @@ impl SelfTest {
         // Without a name nobody has to remove it, whatever ends this.
         std::fs::remove_file(&path).map_err(Error::io(&path))?;
         // What a disk cannot make smaller.
-        let mut noise = vec![0; usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX)];
+        let mut noise = vec![0; COLD_REQUEST_BYTES];
         for number in 0..TEST_BYTES / BLOCK_BYTES {
             blake3::Hasher::new().update(&number.to_le_bytes()).finalize_xof().fill(&mut noise);
             file.write_all(&noise).map_err(Error::io(&path))?;
@@ -113,12 +113,7 @@ fn rate(file: &File, bytes: u64, pages: PagePolicy, path: &Path) -> Result<Optio
         }
     };
     let start = Instant::now();
-    std::thread::scope(|scope| {
-        let others: Vec<_> = (1..pages.threads(1)).map(|_| scope.spawn(work)).collect();
-        let first = work();
-        let panicked = || Err(Error::invalid("a reading thread panicked"));
-        others.into_iter().map(|t| t.join().unwrap_or_else(|_| panicked())).fold(first, Result::and)
-    })?;
+    on_threads(pages.threads(1), work)?;
     Ok(Some(bytes as f64 / start.elapsed().as_secs_f64() / 1e9))
 }
 
