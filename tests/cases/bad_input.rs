@@ -338,6 +338,19 @@ fn a_typed_flag_wins_over_any_of_its_group_in_the_file() {
 }
 
 #[test]
+fn labels_are_not_drawn_where_no_row_has_features() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, store, out) =
+        (folder.path().join("pictures"), folder.path().join("store"), folder.path().join("out"));
+    std::fs::create_dir(&root).unwrap();
+    let whole = jpeg(40, 56, 0);
+    std::fs::write(root.join("half.jpg"), &whole[..whole.len() / 2]).unwrap();
+    done(&format!("--quiet extract folder --root {} --out {} {FAKE}", root.display(), store.display()));
+    let inspect = format!("inspect {} --sample half --truth {}", store.display(), out.display());
+    refused(&inspect, 3, &["store", "no row has features to draw on: give --root DIR"]);
+}
+
+#[test]
 fn numbers_out_of_range_are_usage_errors() {
     for (args, what) in [
         ("train s --recipe r --out o --threads 0", "expected 1 to 1024, found 0"),
