@@ -346,7 +346,7 @@ fn labels_are_not_drawn_where_no_row_has_features() {
     let whole = jpeg(40, 56, 0);
     std::fs::write(root.join("half.jpg"), &whole[..whole.len() / 2]).unwrap();
     done(&format!("--quiet extract folder --root {} --out {} {FAKE}", root.display(), store.display()));
-    let inspect = format!("inspect {} --sample half --truth {}", store.display(), out.display());
+    let inspect = format!("inspect {} --sample half.jpg --truth {}", store.display(), out.display());
     refused(&inspect, 3, &["store", "no row has features to draw on: give --root DIR"]);
 }
 
