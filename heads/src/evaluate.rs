@@ -8,8 +8,9 @@ use crate::loader::LoaderOptions;
 use crate::metric::mean_iou::{MeanIou, Scores};
 use crate::run::Run;
 use crate::segment::{DEFAULT_SEGMENT_BYTES, SegmentSizes, label_map};
-use crate::selection::{Selection, choose_split};
+use crate::selection::HoldOut;
 use crate::truth::Truth;
+use crate::version::Version;
 use crate::{Error, Phase, Result};
 use featcache_store::Store;
 use serde::Serialize;
@@ -27,6 +28,8 @@ pub const DEFAULT_EVALUATE_VIEW: &str = "base";
 pub struct EvaluateSettings<'a> {
     /// Split to score on; `None`: the only one, or the one whose name starts with `val`.
     pub split: Option<String>,
+    /// Samples of the split that are scored on; `None`: all.
+    pub only: Option<&'a HoldOut>,
     /// View to score on.
     pub view: String,
     /// Rows of a batch.
@@ -45,6 +48,7 @@ impl Default for EvaluateSettings<'_> {
     fn default() -> Self {
         Self {
             split: None,
+            only: None,
             view: DEFAULT_EVALUATE_VIEW.to_owned(),
             batch: DEFAULT_EVALUATE_BATCH,
             device: Device::Cpu,
@@ -53,6 +57,16 @@ impl Default for EvaluateSettings<'_> {
             progress: None,
         }
     }
+}
+
+/// A run to score, and on which version of the features.
+#[derive(Debug, Clone, Copy)]
+pub struct EvaluateJob<'a> {
+    /// The run.
+    pub run: &'a Run,
+    /// Encodings that the features go through first: the score is that on a store transcoded to them. Left
+    /// out, the store's own.
+    pub version: Option<&'a Version>,
 }
 
 /// What came out.
@@ -98,12 +112,30 @@ pub fn evaluate(folder: &Path, store: &Store, settings: &EvaluateSettings<'_>) -
 /// # Errors
 /// As [`evaluate`]; a mirrored view: predictions are compared with the original label maps as they lie.
 pub fn evaluate_run(run: &Run, store: &Store, settings: &EvaluateSettings<'_>) -> Result<Report> {
-    let model = run.semantic()?;
-    let split = choose_split(store, settings.split.as_deref(), "val")?;
-    let selection = Selection::new(store, &split, std::slice::from_ref(&settings.view))?;
-    let truth = Truth::new(store, run.identity.recipe.labels.zero)?;
+    let mut reports = evaluate_runs(&[EvaluateJob { run, version: None }], store, settings)?;
+    reports.pop().ok_or_else(|| Error::invalid("no run to score"))
+}
+
+/// Scores several runs on one pass over the store; each report is what it would be alone, but that seconds
+/// and bytes are of the pass for all.
+///
+/// # Errors
+/// As [`evaluate_run`]; runs that read label maps by different rules.
+pub fn evaluate_runs(
+    jobs: &[EvaluateJob<'_>],
+    store: &Store,
+    settings: &EvaluateSettings<'_>,
+) -> Result<Vec<Report>> {
+    let Some(first) = jobs.first() else { return Ok(Vec::new()) };
+    let zero = first.run.identity.recipe.labels.zero;
+    if jobs.iter().any(|job| job.run.identity.recipe.labels.zero != zero) {
+        return Err(Error::invalid("runs of different labels.zero cannot be scored together"));
+    }
+    let models = jobs.iter().map(|job| job.run.semantic()).collect::<Result<Vec<_>>>()?;
+    let selection = pass::selection(store, settings)?;
+    let truth = Truth::new(store, zero)?;
     truth.check(&selection)?;
-    let (failed, missing) = (selection.failed, selection.missing);
+    let (split, failed, missing) = (selection.split.clone(), selection.failed, selection.missing);
     if store.recipe().views.iter().any(|view| view.name == settings.view && view.hflip) {
         let view = &settings.view;
         return Err(Error::invalid(format!(
@@ -111,31 +143,31 @@ pub fn evaluate_run(run: &Run, store: &Store, settings: &EvaluateSettings<'_>) -
         )));
     }
 
-    let mut metric = MeanIou::new(truth.rule().classes());
+    let mut metrics = vec![MeanIou::new(truth.rule().classes()); jobs.len()];
     let (mut samples, mut unlabelled) = (0, 0);
     let read_target = |row| truth.original(row);
-    let projected = run.identity.recipe.head.projected;
-    let what = pass::What { store, selection, levels: model.levels(), kind: model.map_kind(), projected };
-    let costs = pass::pass(what, &read_target, settings, |batch, maps| {
-        let logits = model.forward(maps, Phase::Eval)?.main; // [n, k, h, w]
+    let what = pass::What { store, selection, jobs };
+    let costs = pass::pass(what, &read_target, settings, |head, batch, maps| {
+        if head == 0 {
+            let labelled = batch.targets.iter().flatten().count();
+            samples += labelled as u64;
+            unlabelled += (batch.targets.len() - labelled) as u64;
+        }
+        let logits = models[head].forward(maps, Phase::Eval)?.main; // [n, k, h, w]
         for (i, (&id, target)) in (0..).zip(batch.rows.rows.iter().zip(&batch.targets)) {
-            let Some(target) = target else {
-                unlabelled += 1;
-                continue;
-            };
+            let Some(target) = target else { continue };
             let row = store.row(id)?;
             let valid = row.valid_size.ok_or_else(|| Error::invalid(format!("row {id} has no size")))?;
             let sizes = SegmentSizes { padded: batch.rows.size, valid, original: target.size };
             let map = label_map(&logits.f_narrow(0, i, 1)?, sizes, DEFAULT_SEGMENT_BYTES)?;
             let refuse = |what| Error::Label { key: row.key.clone(), what };
-            metric.add(&map.classes, &target.classes).map_err(refuse)?;
-            samples += 1;
+            metrics[head].add(&map.classes, &target.classes).map_err(refuse)?;
         }
         Ok(())
     })?;
-    Ok(Report {
-        step: run.step,
-        split,
+    let report = |(job, metric): (&EvaluateJob<'_>, &MeanIou)| Report {
+        step: job.run.step,
+        split: split.clone(),
         samples,
         unlabelled,
         failed,
@@ -145,5 +177,6 @@ pub fn evaluate_run(run: &Run, store: &Store, settings: &EvaluateSettings<'_>) -
         data_wait: costs.data_wait,
         read_bytes: costs.read_bytes,
         skipped: costs.skipped,
-    })
+    };
+    Ok(jobs.iter().zip(&metrics).map(report).collect())
 }

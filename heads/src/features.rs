@@ -3,6 +3,7 @@
 //! same ones without the store. Must not know how features are made.
 
 use crate::checkpoint::replace;
+use crate::version::Version;
 use crate::{Error, Result};
 use featcache_store::{Encodings, Projection, Projections, Recipe, Store};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -21,7 +22,8 @@ pub const PROJECTIONS_FILE: &str = "projections.safetensors";
 pub struct RunFeatures {
     /// How they were made.
     pub recipe: Recipe,
-    /// How the store held them, by level: reading rounded them to this.
+    /// What they went through before the head saw them, by level: the store's encodings, or those of another
+    /// version that it trained on.
     pub encodings: Encodings,
     /// The bases of the levels that it held as coefficients; in a file of their own.
     #[serde(skip)]
@@ -29,10 +31,10 @@ pub struct RunFeatures {
 }
 
 impl RunFeatures {
-    /// Those of a store.
-    pub fn of(store: &Store) -> Self {
-        let (recipe, encodings) = (store.recipe().clone(), store.encodings().clone());
-        Self { recipe, encodings, projections: store.projections().clone() }
+    /// Those of a store, or of another version of it.
+    pub fn of(store: &Store, version: Option<&Version>) -> Self {
+        let Version { encodings, projections } = version.cloned().unwrap_or_else(|| Version::of(store));
+        Self { recipe: store.recipe().clone(), encodings, projections }
     }
 
     /// Writes them into the run's folder, in place of what is there.

@@ -370,27 +370,33 @@ impl<T> LoadedBatch<T> {
     /// for its backward pass included, must be gone by then. They are not to be written to. Maps of another
     /// kind or device are copies.
     pub fn maps(&self, kind: Kind, device: Device) -> Result<Vec<Tensor>> {
-        (0..self.batch.level_count())
-            .map(|i| {
-                let LevelBatch { shape, dtype, bytes } = self.batch.level(i);
-                let memory = self.batch.memory(i).and_then(|memory| {
-                    let memory: &dyn Any = memory;
-                    memory.downcast_ref::<TensorMemory>()
-                });
-                match memory {
-                    Some(memory) if device == Device::Cpu && torch_kind(dtype) == kind => {
-                        channels_last(&memory.view(shape, kind)?)
-                    }
-                    _ => feature_map(bytes, shape, dtype, kind, device),
-                }
-            })
-            .collect()
+        (0..self.batch.level_count()).map(|i| self.map(i, kind, device)).collect()
+    }
+
+    /// Level number `i` as in [`LoadedBatch::maps`].
+    pub(crate) fn map(&self, i: usize, kind: Kind, device: Device) -> Result<Tensor> {
+        let LevelBatch { shape, dtype, bytes } = self.batch.level(i);
+        let memory = self.batch.memory(i).and_then(|memory| {
+            let memory: &dyn Any = memory;
+            memory.downcast_ref::<TensorMemory>()
+        });
+        match memory {
+            Some(memory) if device == Device::Cpu && torch_kind(dtype) == kind => {
+                channels_last(&memory.view(shape, kind)?)
+            }
+            _ => feature_map(bytes, shape, dtype, kind, device),
+        }
     }
 
     /// Whether maps of this kind and device are lent: the batch must then be kept until they are done with.
     pub fn lends(&self, kind: Kind, device: Device) -> bool {
         let read = |i| torch_kind(self.batch.level(i).dtype);
         device == Device::Cpu && (0..self.batch.level_count()).any(|i| read(i) == kind)
+    }
+
+    /// Level number `i` in the loader's level order, as it was read.
+    pub(crate) fn level(&self, i: usize) -> LevelBatch<'_> {
+        self.batch.level(i)
     }
 
     /// Bytes of its features.

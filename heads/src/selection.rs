@@ -1,10 +1,12 @@
-//! Which rows of a store a run reads: split, views, and what is left out. Must not read features.
+//! Which rows of a store a run reads: split, views, what is left out and what is held out. Must not read
+//! features.
 
 use crate::order::OrderRow;
+use crate::seed::Seed;
 use crate::{Error, Result};
-use featcache_store::{SampleRow, Status, Store};
+use featcache_store::{SampleKey, SampleRow, Status, Store};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What no two rows of a batch have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -116,6 +118,40 @@ impl Selection {
         }
         self.samples = kept;
         Ok(())
+    }
+}
+
+/// Samples of a split that are kept from training and scored on: where a store has no split for that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldOut {
+    keys: BTreeSet<SampleKey>,
+}
+
+impl HoldOut {
+    /// A share of the split's samples that have features, drawn by seed and key: at least one, and not all.
+    /// All views of a sample are held together.
+    ///
+    /// # Errors
+    /// A split of fewer than two samples.
+    pub fn new(store: &Store, split: &str, share: f64, seed: Seed) -> Result<Self> {
+        let with_features =
+            store.rows().iter().filter(|row| &*row.split == split && row.status == Status::Ok);
+        let keys: BTreeSet<SampleKey> = with_features.map(|row| row.key).collect();
+        if keys.len() < 2 {
+            let found = keys.len();
+            return Err(Error::invalid(format!(
+                "split {split:?} has {found} samples with features, expected 2 or more to hold some out"
+            )));
+        }
+        let count = ((keys.len() as f64 * share).round() as usize).clamp(1, keys.len() - 1);
+        let mut drawn: Vec<_> = keys.into_iter().map(|key| (seed.named(&key.0).0, key)).collect();
+        drawn.sort_unstable();
+        Ok(Self { keys: drawn.into_iter().take(count).map(|(_, key)| key).collect() })
+    }
+
+    /// Whether a sample is held out.
+    pub fn holds(&self, key: &SampleKey) -> bool {
+        self.keys.contains(key)
     }
 }
 

@@ -5,27 +5,31 @@
 use crate::checkpoint::RECIPE_FILE;
 use crate::detector::WeightReport;
 use crate::identity::RunIdentity;
-use crate::loader::{LoadedBatch, LoaderOptions, MAX_EMPTY_EPOCHS, Shared, Span};
+use crate::loader::{LoaderOptions, MAX_EMPTY_EPOCHS, Shared, Span};
 use crate::losses::LossParts;
 use crate::objects::{EmptyPictures, LeftOut};
 use crate::order::{Order, OrderOptions};
 use crate::read_levels::read_levels;
 use crate::recipe::{HeadRecipe, TrainRecipe};
-use crate::selection::{KeepApart, Selection, choose_split};
+use crate::selection::{HoldOut, KeepApart, Selection, choose_split};
+use crate::shared_maps::{MapReader, SharedMaps};
 use crate::task::{TaskTarget, TaskTruth, TruthOptions};
 use crate::trainee::{Attendance, Lesson, Trainee};
+use crate::version::Version;
 use crate::{Error, Result};
 use featcache_store::{LevelSpec, Projected, RowId, Store};
 use serde::Serialize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-use tch::{Device, Kind, Tensor};
+use tch::Device;
 
-/// What a training run may be told besides its recipe: nothing that changes its result.
+/// What a training run may be told besides its recipe: which rows, and what does not change its result.
 pub struct TrainSettings<'a> {
     /// Split to train on; `None`: the only one, or the one whose name starts with `train`.
     pub split: Option<String>,
+    /// Samples of the split that are not trained on.
+    pub without: Option<&'a HoldOut>,
     /// Where tensors live.
     pub device: Device,
     /// How the store is read ahead.
@@ -39,7 +43,7 @@ pub struct TrainSettings<'a> {
 impl Default for TrainSettings<'_> {
     fn default() -> Self {
         let loader = LoaderOptions::default();
-        Self { split: None, device: Device::Cpu, loader, stop: None, progress: None }
+        Self { split: None, without: None, device: Device::Cpu, loader, stop: None, progress: None }
     }
 }
 
@@ -53,6 +57,9 @@ pub struct TrainJob<'a> {
     /// A safetensors file of a detector in torchvision's or mmdetection's names to start from; left out, the
     /// recipe's seed. A run that goes on asks for the same file and does not read its tensors again.
     pub weights: Option<&'a Path>,
+    /// The encodings that the head's features went through: it becomes what it would from a store of the
+    /// same rows that is transcoded to them. Left out, the store's own.
+    pub version: Option<&'a Version>,
 }
 
 /// One line of the log.
@@ -155,12 +162,14 @@ pub fn train(
     folder: &Path,
     settings: &TrainSettings<'_>,
 ) -> Result<TrainSummary> {
-    let mut summaries = train_together(store, &[TrainJob { recipe, folder, weights: None }], settings)?;
+    let mut summaries =
+        train_together(store, &[TrainJob { recipe, folder, weights: None, version: None }], settings)?;
     summaries.pop().ok_or_else(|| Error::invalid("nothing to train"))
 }
 
 /// Trains several heads on one pass over a store: each batch is read once and all learn from it. Every
-/// head is what it would have become alone. Heads that stand at different steps go on together from the
+/// head is what it would have become alone. Heads may read different versions of the same rows; each level
+/// goes through each encoding once. Heads that stand at different steps go on together from the
 /// earliest: the others wait until it is their turn.
 ///
 /// # Errors
@@ -183,6 +192,9 @@ pub fn train_together(
     let listed = selection.samples.len();
     truths.check(&selection)?;
     selection.retain(store, |row| {
+        if settings.without.is_some_and(|held| held.holds(&row.key)) {
+            return Ok(false);
+        }
         let side = row.source_size.map_or(0, |size| size.width.min(size.height));
         Ok(side >= options.min_side
             && (options.empty == EmptyPictures::Keep || truths.is_labelled(row.id)?))
@@ -229,53 +241,50 @@ pub fn train_together(
 
     let earliest = trainees.iter().map(|trainee| (trainee.step, trainee.position)).min_by_key(|at| at.0);
     let (mut step, position) = earliest.unwrap_or_default();
-    let levels = LevelUnion::new(store, &trainees, projected);
+    let readers = trainees.iter().zip(jobs);
+    let readers = readers.map(|(trainee, job)| MapReader { model: &trainee.model, version: job.version });
+    let shared_maps = SharedMaps::new(store, projected, readers)?;
     let read_target = |row| truths.targets(row);
     let span = Span { start: position, batches: steps.saturating_sub(step) };
     let mut loader = settings.loader.clone();
     loader.read.projected = projected;
-    let shared = Shared::new(store, &order, span, &levels.specs, &read_target, loader)?;
+    let shared = Shared::new(store, &order, span, shared_maps.levels(), &read_target, loader)?;
     let begin = Instant::now();
     let mut stopped = false;
     let (waited, read_bytes, skipped_rows) = std::thread::scope(|scope| -> Result<_> {
         let mut loader = shared.start(scope);
         while let Some(mut batch) = loader.next_batch()? {
-            if batch.rows.rows.is_empty() {
+            let (rows, next, ends_epoch) = (batch.rows.clone(), batch.next, batch.ends_epoch);
+            let mut learners = trainees.iter_mut().enumerate().filter(|(_, trainee)| trainee.step == step);
+            if rows.rows.is_empty() {
                 // All of its rows are corrupt: a step that teaches nothing.
-                for trainee in trainees.iter_mut().filter(|trainee| trainee.step == step) {
-                    trainee.pass_over(batch.next);
-                    if trainee.checkpoint_due(batch.ends_epoch) || step + 1 == steps {
-                        trainee.save()?;
+                learners.for_each(|(_, trainee)| trainee.pass_over(next));
+                loader.recycle(batch);
+            } else {
+                let maps = shared_maps.maps(&batch, settings.device)?;
+                let targets = std::mem::take(&mut batch.targets);
+                // Copies let the threads read on into the batch's memory while the heads learn.
+                let mut in_use = Some(batch);
+                if let Some(batch) = in_use.take_if(|batch| !shared_maps.lent(batch, settings.device)) {
+                    loader.recycle(batch);
+                }
+                let names = row_names(store, &rows.rows)?;
+                learners.try_for_each(|(head, trainee)| -> Result<()> {
+                    let targets: Vec<&TaskTarget> =
+                        targets.iter().filter_map(|of_row| of_row.get(truths.of_job[head])).collect();
+                    let maps = shared_maps.of(head, &maps);
+                    let lesson =
+                        Lesson { maps: &maps, targets: &targets, size: rows.size, rows: &names, next, steps };
+                    let line = trainee.learn(&lesson, &loader)?;
+                    if let (Some(line), Some(progress)) = (line, settings.progress) {
+                        progress(&TrainProgress { head, ..line });
                     }
+                    Ok(())
+                })?;
+                drop(maps);
+                if let Some(batch) = in_use {
+                    loader.recycle(batch);
                 }
-                loader.recycle(batch);
-                step += 1;
-                continue;
-            }
-            let maps = levels.maps(&batch, settings.device)?;
-            let (rows, targets) = (batch.rows.clone(), std::mem::take(&mut batch.targets));
-            let (next, ends_epoch) = (batch.next, batch.ends_epoch);
-            // Copies let the threads read on into the batch's memory while the heads learn.
-            let mut in_use = Some(batch);
-            if let Some(batch) =
-                in_use.take_if(|batch| !maps.iter().any(|(kind, _)| batch.lends(*kind, settings.device)))
-            {
-                loader.recycle(batch);
-            }
-            let names = row_names(store, &rows.rows)?;
-            for (head, trainee) in trainees.iter_mut().enumerate().filter(|(_, t)| t.step == step) {
-                let targets: Vec<&TaskTarget> =
-                    targets.iter().filter_map(|of_row| of_row.get(truths.of_job[head])).collect();
-                let maps = levels.of(head, &maps);
-                let lesson =
-                    Lesson { maps: &maps, targets: &targets, size: rows.size, rows: &names, next, steps };
-                if let (Some(line), Some(progress)) = (trainee.learn(&lesson, &loader)?, settings.progress) {
-                    progress(&TrainProgress { head, ..line });
-                }
-            }
-            drop(maps);
-            if let Some(batch) = in_use {
-                loader.recycle(batch);
             }
             step += 1;
             stopped = settings.stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) && step < steps;
@@ -382,47 +391,6 @@ impl<'a> Truths<'a> {
             TaskTruth::Objects(truth) => truth.left_out(),
             TaskTruth::Labels(_) => LeftOut::default(),
         }
-    }
-}
-
-/// The levels that any head reads, and which of them is whose.
-struct LevelUnion {
-    /// Finest first.
-    specs: Vec<LevelSpec>,
-    /// Positions of a head's levels in `specs`, and the type that it wants its maps in.
-    of_head: Vec<(Vec<usize>, Kind)>,
-}
-
-impl LevelUnion {
-    fn new(store: &Store, trainees: &[Trainee], projected: Projected) -> Self {
-        let read = |level: &&LevelSpec| trainees.iter().any(|t| t.model.levels().contains(level));
-        let specs: Vec<LevelSpec> =
-            read_levels(store, projected).into_iter().filter(|level| read(&level)).collect();
-        let positions = |trainee: &Trainee| {
-            let levels = trainee.model.levels().iter();
-            let positions = levels.filter_map(|level| specs.iter().position(|known| known == level));
-            (positions.collect(), trainee.model.map_kind())
-        };
-        let of_head = trainees.iter().map(positions).collect();
-        Self { specs, of_head }
-    }
-
-    /// The batch's maps, once in every type that a head wants.
-    fn maps<T: Send>(&self, batch: &LoadedBatch<T>, device: Device) -> Result<Vec<(Kind, Vec<Tensor>)>> {
-        let mut maps: Vec<(Kind, Vec<Tensor>)> = Vec::new();
-        for (_, kind) in &self.of_head {
-            if !maps.iter().any(|(known, _)| known == kind) {
-                maps.push((*kind, batch.maps(*kind, device)?));
-            }
-        }
-        Ok(maps)
-    }
-
-    /// A head's own maps among those of [`LevelUnion::maps`].
-    fn of(&self, head: usize, maps: &[(Kind, Vec<Tensor>)]) -> Vec<Tensor> {
-        let (positions, kind) = &self.of_head[head];
-        let all = maps.iter().find(|(known, _)| known == kind).map_or(&[][..], |(_, maps)| maps);
-        positions.iter().filter_map(|&position| all.get(position)).map(Tensor::shallow_clone).collect()
     }
 }
 

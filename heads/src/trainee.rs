@@ -106,7 +106,7 @@ impl Trainee {
         }
         // Without a checkpoint whatever lies there is of an attempt that came to nothing.
         if resumed.is_none() || RunFeatures::read(folder, &run.fingerprint).is_err() {
-            RunFeatures::of(store).write(folder)?;
+            RunFeatures::of(store, job.version).write(folder)?;
         }
         let text = run.recipe.to_toml()?;
         replace(&folder.join(RECIPE_FILE), |path| std::fs::write(path, &text).map_err(Error::io(path)))?;

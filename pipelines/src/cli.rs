@@ -3,6 +3,7 @@
 mod bench;
 mod group;
 mod number;
+mod tune;
 
 pub use bench::{
     BenchArgs, BenchCommand, BenchExtractArgs, BenchLoaderArgs, BenchPeersArgs, BenchReadArgs, PagesArg,
@@ -11,6 +12,7 @@ pub use group::{
     ComputeArg, DatasetArgs, DatasetKind, LoaderArgs, MachineArgs, RecipeArgs, ResamplerArg, StoreArgs,
     WeightArgs,
 };
+pub use tune::{DEFAULT_MAX_LOSS, TuneArgs};
 
 use crate::exit::EXIT_CODES_HELP;
 use clap::{Args, Parser, Subcommand};
@@ -57,6 +59,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Score a trained head on a store.
     Eval(EvalArgs),
+    /// Train small heads on candidate encodings and recommend one for a budget.
+    Tune(TuneArgs),
     /// Run backbone and head on pictures and write overlays.
     Predict(PredictArgs),
     /// Measure reading, loading or extraction against the machine's limits, and against peers.

@@ -9,6 +9,7 @@ mod plan;
 mod predict;
 mod train;
 mod transcode;
+mod tune;
 mod verify;
 
 use crate::cli::{Cli, Command};
@@ -40,6 +41,7 @@ pub fn execute(cli: &Cli) -> Result<Report> {
         Command::Transcode(args) => transcode::run(args, cli.quiet),
         Command::Train(args) => train::run(args, cli.quiet),
         Command::Eval(args) => eval::run(args, cli.quiet),
+        Command::Tune(args) => tune::run(args, cli.quiet),
         Command::Predict(args) => predict::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Demo(args) => demo::run(args, cli.quiet),

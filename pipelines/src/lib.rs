@@ -2,8 +2,9 @@
 //!
 //! Modules in reading order: what was typed ([`cli`], [`config`]); what it names ([`dataset`], [`model`],
 //! [`machine`]); what is done ([`command`]) and how it is stopped ([`interrupt`]); what a store's levels
-//! look like ([`level`], [`pyramid`], [`picture`]) and which bases some are held in ([`calibration`]), what the demo draws ([`scene`]), what this machine has
-//! ([`doctor`]); and what people see of it all ([`progress`], [`report`], [`exit`]).
+//! look like ([`level`], [`pyramid`], [`picture`]), which bases some are held in ([`calibration`]) and how
+//! encodings are chosen ([`tune`]), what the demo draws ([`scene`]), what this machine has ([`doctor`]); and what
+//! people see of it all ([`progress`], [`report`], [`exit`]).
 
 pub mod calibration;
 pub mod cli;
@@ -23,3 +24,4 @@ pub mod progress;
 pub mod pyramid;
 pub mod report;
 pub mod scene;
+pub mod tune;

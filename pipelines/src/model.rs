@@ -84,8 +84,8 @@ pub fn device(machine: &MachineArgs) -> Result<tch::Device> {
     Ok(machine.device.parse::<DeviceChoice>()?.open()?)
 }
 
-/// Gives torch the threads that the flags name, at most the CPUs that this process may use.
-pub fn set_threads(machine: &MachineArgs) {
+/// Gives torch the threads that the flags name, at most the CPUs that this process may use; how many.
+pub fn set_threads(machine: &MachineArgs) -> usize {
     let allowed = device::intra_op_threads();
     let threads = machine.threads.unwrap_or(allowed);
     if threads > allowed {
@@ -94,6 +94,7 @@ pub fn set_threads(machine: &MachineArgs) {
     }
     let threads = threads.min(allowed);
     tch::set_num_threads(i32::try_from(threads).unwrap_or(i32::MAX));
+    threads
 }
 
 fn weight_source(args: &WeightArgs, backbone: &str) -> Result<WeightSource> {

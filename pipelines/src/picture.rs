@@ -16,5 +16,5 @@ pub use font::{TextSize, text_width};
 pub use palette::Palette;
 pub(crate) use palette::from_oklch;
 pub use pca::{LevelMap, PcaBasis};
-pub use plot::{Line, Plot};
+pub use plot::{Axis, Line, Plot};
 pub use sheet::{Sheet, SheetRow};

@@ -1,13 +1,11 @@
 //! A row on its way to its unit: encoded on whatever thread, appended in order by the one that owns the unit.
 //! Writes nothing.
 
-use crate::encoder::{Encoder, decode};
-use crate::loss::{LossMeter, is_lossy};
+use crate::level_encoder::LevelEncoder;
+use crate::loss::is_lossy;
 use crate::plan::kept_reason;
-use crate::projection::Strip;
 use crate::{
-    Block, Bucket, DType, Encoding, Encodings, Error, LevelSpec, Loss, Projection, Projections, Result,
-    RowOutcome,
+    Block, Bucket, Encoding, Encodings, Error, LevelSpec, Loss, Projection, Projections, Result, RowOutcome,
 };
 use rayon::prelude::*;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -38,16 +36,6 @@ enum EncodedBytes {
     Copied { payload: Vec<u8>, affine: Option<Vec<u8>> },
 }
 
-/// An encoder and what measures it.
-#[derive(Debug)]
-struct LevelEncoder {
-    encoder: Encoder,
-    meter: LossMeter,
-    /// Scales and offsets as numbers, used again.
-    affine: Vec<f32>,
-    strip: Strip,
-}
-
 impl EncodedLevel {
     /// What another store of the same encoding holds.
     pub(crate) fn copied(payload: Vec<u8>, affine: Option<Vec<u8>>, loss: Option<Loss>) -> Self {
@@ -57,7 +45,7 @@ impl EncodedLevel {
     pub(crate) fn payload(&self) -> &[u8] {
         match &self.bytes {
             EncodedBytes::Given(block) => &block.bytes,
-            EncodedBytes::Made(made) => made.encoder.payload().unwrap_or_default(),
+            EncodedBytes::Made(made) => made.payload().unwrap_or_default(),
             EncodedBytes::Copied { payload, .. } => payload,
         }
     }
@@ -66,7 +54,7 @@ impl EncodedLevel {
     pub(crate) fn affine(&self) -> Option<&[u8]> {
         match &self.bytes {
             EncodedBytes::Given(_) => None,
-            EncodedBytes::Made(made) => made.encoder.affine(),
+            EncodedBytes::Made(made) => made.affine(),
             EncodedBytes::Copied { affine, .. } => affine.as_deref(),
         }
     }
@@ -144,7 +132,7 @@ impl Encoders {
         block: Block,
     ) -> Result<std::result::Result<EncodedLevel, String>> {
         let level = self.levels.get(level).ok_or_else(|| Error::invalid(format!("level number {level}")))?;
-        let LevelEncoders { spec, encoding, projection, .. } = level;
+        let LevelEncoders { spec, encoding, .. } = level;
         let shape = spec.shape(bucket.size);
         if block.shape != shape {
             return Err(Error::invalid(format!(
@@ -153,13 +141,12 @@ impl Encoders {
             )));
         }
         let mut made = level.take()?;
-        if let Err(what) = made.encoder.encode(&block)? {
+        if let Err(what) = made.encode(&block)? {
             level.give_back(made);
             return Ok(Err(format!("features of {} {what}", spec.name)));
         }
-        let loss =
-            is_lossy(*encoding, block.dtype).then(|| made.measure(*encoding, projection.as_deref(), &block));
-        let bytes = match made.encoder.payload() {
+        let loss = is_lossy(*encoding, block.dtype).then(|| made.loss(&block));
+        let bytes = match made.payload() {
             Some(_) => EncodedBytes::Made(Box::new(made)),
             None => {
                 level.give_back(made);
@@ -184,31 +171,10 @@ impl LevelEncoders {
         if let Some(idle) = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
             return Ok(idle);
         }
-        let encoder = Encoder::new(self.encoding, self.projection.clone(), self.spec.channels as usize)?;
-        let (meter, affine, strip) = Default::default();
-        Ok(LevelEncoder { encoder, meter, affine, strip })
+        LevelEncoder::new(self.encoding, self.projection.clone(), self.spec.channels as usize)
     }
 
     fn give_back(&self, made: LevelEncoder) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(made);
-    }
-}
-
-impl LevelEncoder {
-    /// What the block that was encoded last has lost: its values as the level's formula gives them, in binary32,
-    /// against those that it came with.
-    fn measure(&mut self, encoding: Encoding, projection: Option<&Projection>, block: &Block) -> Loss {
-        let Self { encoder, meter, affine, strip } = self;
-        let scales = encoder.affine().unwrap_or_default();
-        affine.clear();
-        affine.extend(scales.as_chunks().0.iter().map(|value| f32::from_le_bytes(*value)));
-        let payload = encoder.payload().unwrap_or(&block.bytes);
-        let [h, w, c] = block.shape;
-        let cell_bytes = payload.len() / (h * w).max(1);
-        meter.measure(block, |cell, target| {
-            let cells = target.len() / (c * size_of::<f32>()).max(1);
-            let payload = payload.get(cell * cell_bytes..(cell + cells) * cell_bytes).unwrap_or_default();
-            decode(encoding.format, projection, payload, affine, target, DType::F32, strip);
-        })
     }
 }

@@ -84,6 +84,13 @@ impl Encodings {
     }
 }
 
+/// Of level names and encodings; of a name given twice the later counts.
+impl FromIterator<(String, Encoding)> for Encodings {
+    fn from_iter<T: IntoIterator<Item = (String, Encoding)>>(levels: T) -> Self {
+        Self { levels: levels.into_iter().collect() }
+    }
+}
+
 /// What [`Encodings::parse`] reads: `p2=bf16,p3=f32`.
 impl fmt::Display for Encodings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,6 +13,7 @@
     warn(clippy::indexing_slicing, clippy::cast_possible_truncation, clippy::host_endian_bytes)
 )]
 
+pub mod allocation;
 pub mod array;
 pub mod band;
 pub mod batch;
@@ -49,6 +50,7 @@ pub mod geometry;
 mod instruction_set;
 pub mod key;
 pub mod layout;
+mod level_encoder;
 pub mod listing;
 pub mod loss;
 pub mod manifest;
@@ -79,6 +81,7 @@ pub mod storage;
 pub mod store;
 pub mod table;
 pub mod transcode;
+pub mod trial;
 pub mod unit;
 pub mod verify;
 pub mod view;
@@ -125,6 +128,7 @@ pub use staged::{Digest, Staged};
 pub use storage::{FsStorage, Storage, StorageFile};
 pub use store::{OpenOptions, Store};
 pub use transcode::{DEFAULT_TRANSCODE_BYTES, Selection, Transcode, TranscodeCounters, TranscodeOptions};
+pub use trial::{RateMemory, Trial, TrialReport};
 pub use unit::UnitWriter;
 pub use verify::{Problem, Verification, VerifyOptions, verify};
 pub use view::{ViewGeometry, ViewSpec};

@@ -19,7 +19,7 @@ fn write(path: PathBuf, tensors: &[(&str, Tensor)]) -> PathBuf {
 }
 
 fn start(store: &Store, recipe: &TrainRecipe, folder: &Path, weights: Option<&Path>) -> Result<TrainSummary> {
-    let job = TrainJob { recipe, folder, weights };
+    let job = TrainJob { recipe, folder, weights, version: None };
     train_together(store, &[job], &TrainSettings::default()).map(|mut summaries| summaries.remove(0))
 }
 

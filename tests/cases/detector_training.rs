@@ -177,8 +177,10 @@ fn heads_on_one_pass_are_what_they_become_alone() {
         let settings =
             TrainSettings { stop: Some(&stop), progress: Some(&progress), ..TrainSettings::default() };
         let jobs = jobs(&together);
-        let jobs: Vec<_> =
-            jobs.iter().map(|(recipe, folder)| TrainJob { recipe, folder, weights: None }).collect();
+        let jobs: Vec<_> = jobs
+            .iter()
+            .map(|(recipe, folder)| TrainJob { recipe, folder, weights: None, version: None })
+            .collect();
         train_together(&store, &jobs, &settings).unwrap()
     };
     assert!(pass(5).iter().all(|summary| summary.stopped && summary.step == 5));
@@ -196,8 +198,8 @@ fn heads_on_one_pass_are_what_they_become_alone() {
     let other = recipe("mask_rcnn", "train.steps = 9\ntrain.batch = 3");
     let (a, b) = (drawn.folder("x"), drawn.folder("y"));
     let jobs = |recipe, folder| {
-        let first = TrainJob { recipe: &recipes[0], folder: &a, weights: None };
-        [first, TrainJob { recipe, folder, weights: None }]
+        let first = TrainJob { recipe: &recipes[0], folder: &a, weights: None, version: None };
+        [first, TrainJob { recipe, folder, weights: None, version: None }]
     };
     let refused = |jobs: &[TrainJob<'_>]| {
         train_together(&store, jobs, &TrainSettings::default()).unwrap_err().to_string()

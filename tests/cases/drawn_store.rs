@@ -6,8 +6,8 @@ use featcache_heads::recipe::TrainRecipe;
 use featcache_heads::seed::Seed;
 use featcache_store::listing::Label;
 use featcache_store::{
-    Annotation, Block, Category, DType, LevelSpec, ListedSample, Listing, Place, PlanRow, ResizeRule, RowId,
-    RowOutcome, SampleKey, Size, WriterOptions,
+    Annotation, Block, Category, DType, LevelSpec, ListedSample, Listing, NewStore, Place, PlanRow,
+    Projections, ResizeRule, RowId, RowOutcome, SampleKey, Size, WriterOptions,
 };
 use std::path::Path;
 
@@ -28,6 +28,10 @@ pub(crate) struct DrawnStore {
     pub(crate) large_label: Option<&'static str>,
     /// In front of every key: other pictures of the same recipe, none of them special.
     pub(crate) prefix: &'static str,
+    /// How its levels are held.
+    pub(crate) encodings: &'static str,
+    /// The bases that they need.
+    pub(crate) projections: Projections,
 }
 
 impl Default for DrawnStore {
@@ -38,6 +42,8 @@ impl Default for DrawnStore {
             poisoned: None,
             large_label: None,
             prefix: "",
+            encodings: "f32",
+            projections: Projections::default(),
         }
     }
 }
@@ -75,7 +81,8 @@ impl DrawnStore {
     pub(crate) fn write(&self) -> WrittenStore {
         let recipe = store_recipe(self.weights, ResizeRule::KeepRatio { short: 64, long: 128 }, [8, 12, 16]);
         let options = WriterOptions { shard_bytes: Some(100_000), ..WriterOptions::default() };
-        WrittenStore::new(&recipe, self.listing(), options, |id, row| match row.key.0.as_str() {
+        let new = NewStore { listing: self.listing(), projections: self.projections.clone() };
+        WrittenStore::encoded(self.encodings, &recipe, new, options, |id, row| match row.key.0.as_str() {
             "train-07" => RowOutcome::Failed { reason: "drawn to fail".into(), source_blake3: None },
             _ => features(recipe.levels.iter().map(|level| self.block(id, row, level))),
         })

@@ -44,6 +44,7 @@ mod stages;
 mod swin_v2;
 mod training;
 mod transcoding;
+mod tune;
 mod weights;
 mod worker;
 mod written_store;

@@ -2,7 +2,7 @@
 
 use featcache_store::sink::{FeatureSink, UnitSink};
 use featcache_store::{
-    BackboneSpec, Block, Compute, Encodings, Finish, LevelSpec, Listing, NumberFormat, OpenOptions, PlanRow,
+    BackboneSpec, Block, Compute, Encodings, Finish, LevelSpec, Listing, NewStore, OpenOptions, PlanRow,
     Preprocess, Recipe, ResizeRule, RowId, RowOutcome, Store, StoreWriter, ViewSpec, WriterOptions,
 };
 use std::path::{Path, PathBuf};
@@ -14,18 +14,28 @@ pub(crate) struct WrittenStore {
 }
 
 impl WrittenStore {
-    /// The finished store, each row as `outcome` says.
+    /// The finished store in f32, each row as `outcome` says.
     pub(crate) fn new(
         recipe: &Recipe,
         listing: Listing,
         options: WriterOptions,
         outcome: impl Fn(RowId, &PlanRow) -> RowOutcome,
     ) -> Self {
+        Self::encoded("f32", recipe, listing, options, outcome)
+    }
+
+    /// As [`WrittenStore::new`], in these encodings and with the bases that they need.
+    pub(crate) fn encoded(
+        encodings: &str,
+        recipe: &Recipe,
+        store: impl Into<NewStore>,
+        options: WriterOptions,
+        outcome: impl Fn(RowId, &PlanRow) -> RowOutcome,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let encodings = Encodings::uniform(&recipe.levels, NumberFormat::F32);
+        let encodings = Encodings::parse(encodings, &recipe.levels).unwrap();
         let path = folder.path().join("store");
-        let writer =
-            StoreWriter::create_or_resume(&path, recipe, &encodings, || Ok(listing), options).unwrap();
+        let writer = StoreWriter::create_or_resume(&path, recipe, &encodings, || Ok(store), options).unwrap();
         for unit in writer.missing_units().unwrap() {
             let mut sink = writer.begin(&unit).unwrap();
             for id in unit.rows.start.0..unit.rows.end.0 {

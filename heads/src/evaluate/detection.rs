@@ -1,8 +1,8 @@
 //! Scores a detector on a split of a store with COCO's metric, in original coordinates. Must not train,
 //! draw or write files.
 
-use super::EvaluateSettings;
-use super::pass::{What, pass};
+use super::pass::{What, pass, selection};
+use super::{EvaluateJob, EvaluateSettings};
 use crate::found::WayBack;
 use crate::mask::paste::PasteConvention;
 use crate::metric::coco::ground_truth::object;
@@ -11,11 +11,11 @@ use crate::metric::coco::{CocoOptions, Detection, Evaluation, GroundTruth, IouTy
 use crate::objects::sizes;
 use crate::recipe::detector::Style;
 use crate::run::Run;
-use crate::selection::{Selection, choose_split};
 use crate::{Error, Result};
 use featcache_store::{RowId, Store};
 use serde::Serialize;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// What came out.
@@ -62,8 +62,8 @@ pub struct DetectionReport {
 pub struct DetectionScores {
     /// The numbers.
     pub report: DetectionReport,
-    /// What is true.
-    pub truth: GroundTruth,
+    /// What is true; shared by all that were scored together.
+    pub truth: Arc<GroundTruth>,
     /// What was found, picture by picture.
     pub found: Vec<Detection>,
     /// The metric's arrays for boxes.
@@ -71,7 +71,7 @@ pub struct DetectionScores {
     /// And for masks.
     pub masks: Option<Evaluation>,
     /// Row of each picture, by image id.
-    pub rows: HashMap<i64, RowId>,
+    pub rows: Arc<HashMap<i64, RowId>>,
 }
 
 /// Scores a detector on a store of the same fingerprint and categories.
@@ -84,11 +84,24 @@ pub fn evaluate_detector(
     store: &Store,
     settings: &EvaluateSettings<'_>,
 ) -> Result<DetectionScores> {
-    let detector = run.detector()?;
-    run.check_store(store)?;
-    let split = choose_split(store, settings.split.as_deref(), "val")?;
-    let selection = Selection::new(store, &split, std::slice::from_ref(&settings.view))?;
-    let (failed, missing) = (selection.failed, selection.missing);
+    let mut scores = evaluate_detectors(&[EvaluateJob { run, version: None }], store, settings)?;
+    scores.pop().ok_or_else(|| Error::invalid("no run to score"))
+}
+
+/// Scores several detectors on one pass over the store; each result is what it would be alone, but that
+/// seconds and bytes of the pass are of all.
+///
+/// # Errors
+/// As [`evaluate_detector`].
+pub fn evaluate_detectors(
+    jobs: &[EvaluateJob<'_>],
+    store: &Store,
+    settings: &EvaluateSettings<'_>,
+) -> Result<Vec<DetectionScores>> {
+    let detectors = jobs.iter().map(|job| job.run.detector()).collect::<Result<Vec<_>>>()?;
+    jobs.iter().try_for_each(|job| job.run.check_store(store))?;
+    let selection = selection(store, settings)?;
+    let (split, failed, missing) = (selection.split.clone(), selection.failed, selection.missing);
     let ids: Vec<RowId> = selection.samples.iter().flatten().map(|row| row.row).collect();
     let (truth, rows) = truth(store, &ids)?;
     if truth.objects().is_empty() {
@@ -100,20 +113,20 @@ pub fn evaluate_detector(
         log::warn!("masks are not scored: {what}");
     }
     let images: HashMap<RowId, i64> = rows.iter().map(|(&image, &row)| (row, image)).collect();
-    let categories: Vec<i64> = run.identity.categories.iter().map(|category| category.id).collect();
-    let paste = paste_convention(run);
+    // Of the store, which has those of every run.
+    let categories: Vec<i64> = store.categories().iter().map(|category| category.id).collect();
 
-    let mut found = Vec::new();
-    let projected = run.identity.recipe.head.projected;
-    let what = What { store, selection, levels: detector.levels(), kind: detector.map_kind(), projected };
+    let mut found = vec![Vec::new(); jobs.len()];
+    let what = What { store, selection, jobs };
     let no_target = |_| Ok(());
-    let costs = pass(what, &no_target, settings, |batch, maps| {
+    let costs = pass(what, &no_target, settings, |head, batch, maps| {
         let rows = batch.rows.rows.iter().map(|&id| Ok(store.row(id)?)).collect::<Result<Vec<_>>>()?;
         let valid = rows.iter().map(|row| Ok(sizes(row)?.1)).collect::<Result<Vec<_>>>()?;
-        let detected = detector.detect(maps, &valid)?;
+        let detected = detectors[head].detect(maps, &valid)?;
         if detected.len() != rows.len() {
             return Err(Error::invalid(format!("{} results for {} rows", detected.len(), rows.len())));
         }
+        let paste = paste_convention(jobs[head].run);
         for (row, detections) in rows.iter().zip(&detected) {
             let (source, valid, _) = sizes(row)?;
             let view = store.recipe().views.iter().find(|view| view.name == *row.view);
@@ -122,39 +135,44 @@ pub fn evaluate_detector(
             let way = WayBack { geometry: view.geometry(source, valid)?, hflip: view.hflip, source, paste };
             let image = images.get(&row.id).copied().unwrap_or_default();
             for one in way.found(detections)? {
-                found.push(one.detection(image, &categories)?);
+                found[head].push(one.detection(image, &categories)?);
             }
         }
         Ok(())
     })?;
 
-    let begin = Instant::now();
-    let options = CocoOptions::default();
-    let boxes = evaluate(&truth, &found, IouType::Bbox, &options)?;
-    let masks = match masks_left_out {
-        None => Some(evaluate(&truth, &found, IouType::Segm, &options)?),
-        Some(_) => None,
-    };
-    let report = DetectionReport {
-        step: run.step,
-        split,
-        samples: ids.len() as u64,
-        failed,
-        missing,
-        objects: truth.objects().len() as u64,
-        detections: found.len() as u64,
-        boxes: boxes.summary(),
-        masks: masks.as_ref().map(Evaluation::summary),
-        masks_left_out,
-        box_categories: boxes.category_scores(),
-        mask_categories: masks.as_ref().map(Evaluation::category_scores).unwrap_or_default(),
-        seconds: costs.seconds,
-        data_wait: costs.data_wait,
-        metric_seconds: begin.elapsed().as_secs_f64(),
-        read_bytes: costs.read_bytes,
-        skipped: costs.skipped,
-    };
-    Ok(DetectionScores { report, truth, found, boxes, masks, rows })
+    let (truth, rows) = (Arc::new(truth), Arc::new(rows));
+    let scores = jobs.iter().zip(found).map(|(job, found)| {
+        let begin = Instant::now();
+        let options = CocoOptions::default();
+        let boxes = evaluate(&truth, &found, IouType::Bbox, &options)?;
+        let masks = match &masks_left_out {
+            None => Some(evaluate(&truth, &found, IouType::Segm, &options)?),
+            Some(_) => None,
+        };
+        let report = DetectionReport {
+            step: job.run.step,
+            split: split.clone(),
+            samples: ids.len() as u64,
+            failed,
+            missing,
+            objects: truth.objects().len() as u64,
+            detections: found.len() as u64,
+            boxes: boxes.summary(),
+            masks: masks.as_ref().map(Evaluation::summary),
+            masks_left_out: masks_left_out.clone(),
+            box_categories: boxes.category_scores(),
+            mask_categories: masks.as_ref().map(Evaluation::category_scores).unwrap_or_default(),
+            seconds: costs.seconds,
+            data_wait: costs.data_wait,
+            metric_seconds: begin.elapsed().as_secs_f64(),
+            read_bytes: costs.read_bytes,
+            skipped: costs.skipped,
+        };
+        let (truth, rows) = (Arc::clone(&truth), Arc::clone(&rows));
+        Ok(DetectionScores { report, truth, found, boxes, masks, rows })
+    });
+    scores.collect()
 }
 
 /// How a run's masks are pasted: as the framework does whose conventions its recipe follows.

@@ -1,15 +1,16 @@
-//! One pass over a selection, front to back and without learning: reads, hands over, measures. Must not
-//! know what is scored.
+//! One pass over a selection, front to back and without learning: reads, hands over to every head, measures.
+//! Must not know what is scored.
 
-use super::EvaluateSettings;
+use super::{EvaluateJob, EvaluateSettings};
 use crate::loader::{LoadedBatch, ReadTarget, Shared, Span};
 use crate::order::{Order, OrderOptions, Position};
-use crate::selection::Selection;
+use crate::selection::{Selection, choose_split};
+use crate::shared_maps::{MapReader, SharedMaps};
 use crate::{Error, Result};
-use featcache_store::{LevelSpec, Projected, Store};
+use featcache_store::{Projected, Store};
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 /// What a pass over a store took.
 #[derive(Debug, Clone, Copy)]
@@ -24,32 +25,46 @@ pub(super) struct Costs {
     pub(super) skipped: u64,
 }
 
-/// What is passed over.
+/// What is passed over, and for whom.
 pub(super) struct What<'a> {
     pub(super) store: &'a Store,
     pub(super) selection: Selection,
-    pub(super) levels: &'a [LevelSpec],
-    /// Element type of the maps.
-    pub(super) kind: Kind,
-    /// As what levels of coefficients are read.
-    pub(super) projected: Projected,
+    pub(super) jobs: &'a [EvaluateJob<'a>],
 }
 
-/// Gives every batch of the selection with its maps, `[n, c, h, w]` a level, to `score`.
+/// The rows that the settings name.
+pub(super) fn selection(store: &Store, settings: &EvaluateSettings<'_>) -> Result<Selection> {
+    let split = choose_split(store, settings.split.as_deref(), "val")?;
+    let mut selection = Selection::new(store, &split, std::slice::from_ref(&settings.view))?;
+    if let Some(held) = settings.only {
+        selection.retain(store, |row| Ok(held.holds(&row.key)))?;
+    }
+    Ok(selection)
+}
+
+/// Gives every batch of the selection to `score`, once for each head: its number, the batch and its maps,
+/// `[n, c, h, w]` a level.
 pub(super) fn pass<T: Send>(
     what: What<'_>,
     read_target: &ReadTarget<'_, T>,
     settings: &EvaluateSettings<'_>,
-    mut score: impl FnMut(&LoadedBatch<T>, &[Tensor]) -> Result<()>,
+    mut score: impl FnMut(usize, &LoadedBatch<T>, &[Tensor]) -> Result<()>,
 ) -> Result<Costs> {
-    let What { store, selection, levels, kind, projected } = what;
+    let What { store, selection, jobs } = what;
+    let readers = jobs.iter().map(|job| MapReader { model: &job.run.model, version: job.version });
+    let projected =
+        jobs.first().map_or_else(Projected::default, |job| job.run.identity.recipe.head.projected);
+    if jobs.iter().any(|job| job.run.identity.recipe.head.projected != projected) {
+        return Err(Error::invalid("runs of different head.projected cannot be scored together"));
+    }
+    let shared_maps = SharedMaps::new(store, projected, readers)?;
     let options = OrderOptions { seed: 0, batch: settings.batch, shuffle: false, drop_last: false };
     let order = Order::new(selection.samples, options);
     let total = order.samples() as u64;
     let span = Span { start: Position::default(), batches: order.epoch(0).len() };
     let mut loader = settings.loader.clone();
     loader.read.projected = projected;
-    let shared = Shared::new(store, &order, span, levels, read_target, loader)?;
+    let shared = Shared::new(store, &order, span, shared_maps.levels(), read_target, loader)?;
     let begin = Instant::now();
     let (waited, read_bytes, skipped) = std::thread::scope(|scope| -> Result<_> {
         let _guard = tch::no_grad_guard();
@@ -60,8 +75,10 @@ pub(super) fn pass<T: Send>(
                 loader.recycle(batch);
                 continue;
             }
-            let maps = batch.maps(kind, settings.device)?;
-            score(&batch, &maps)?;
+            let maps = shared_maps.maps(&batch, settings.device)?;
+            for head in 0..jobs.len() {
+                score(head, &batch, &shared_maps.of(head, &maps))?;
+            }
             done += batch.rows.rows.len() as u64;
             drop(maps);
             loader.recycle(batch);

@@ -39,6 +39,41 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(refuse)
 }
 
+/// A share of something of which a part stays.
+pub(super) fn part(text: &str) -> Result<f64, String> {
+    let refuse = || format!("expected a number from 0 to below 1, found {text}");
+    text.parse().ok().filter(|share| (0.0..1.0).contains(share)).ok_or_else(refuse)
+}
+
+/// A loss: a share, or hundredths with a sign for it.
+pub(super) fn loss(text: &str) -> Result<f64, String> {
+    let (number, unit) = match text.strip_suffix('%') {
+        Some(hundredths) => (hundredths, 0.01),
+        None => (text, 1.0),
+    };
+    let refuse = || format!("expected a share such as 0.5% or 0.005, found {text}");
+    let loss = number.trim().parse().map(|number: f64| number * unit);
+    loss.ok().filter(|loss| (0.0..=1.0).contains(loss)).ok_or_else(refuse)
+}
+
+/// A number of bytes, with a unit or without.
+pub(super) fn byte_count(text: &str) -> Result<f64, String> {
+    const UNITS: [(&str, f64); 7] = [
+        ("kB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("KiB", 1024.0),
+        ("MiB", 1048576.0),
+        ("GiB", 1073741824.0),
+        ("B", 1.0),
+    ];
+    let unit = UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
+    let (number, unit) = unit.unwrap_or((text, 1.0));
+    let refuse = || format!("expected a number of bytes such as 60kB, found {text}");
+    let bytes = number.trim().parse().map(|number: f64| number * unit);
+    bytes.ok().filter(|bytes| bytes.is_finite() && *bytes > 0.0).ok_or_else(refuse)
+}
+
 /// A largest difference: no NaN, which every difference would pass or none.
 pub(super) fn tolerance(text: &str) -> Result<f64, String> {
     let refuse = || format!("expected a number from 0, found {text}");

@@ -43,6 +43,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<Report> {
     };
     let settings = TrainSettings {
         split: args.split.clone(),
+        without: None,
         loader: loader(&args.loader, &store)?,
         device: model::device(&args.machine)?,
         stop: Some(interrupt::flag()?),
@@ -50,8 +51,11 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<Report> {
     };
     model::set_threads(&args.machine);
     let weights = args.head_weights.as_deref();
-    let jobs: Vec<TrainJob<'_>> =
-        recipes.iter().zip(out).map(|(recipe, folder)| TrainJob { recipe, folder, weights }).collect();
+    let jobs: Vec<TrainJob<'_>> = recipes
+        .iter()
+        .zip(out)
+        .map(|(recipe, folder)| TrainJob { recipe, folder, weights, version: None })
+        .collect();
     let summaries = train_together(&store, &jobs, &settings)?;
     let stopped = summaries.iter().any(|summary| summary.stopped);
     let code = if stopped { ExitCode::Incomplete } else { ExitCode::Done };
@@ -71,7 +75,8 @@ pub(super) fn loader(args: &LoaderArgs, store: &Store) -> Result<LoaderOptions> 
     Ok(LoaderOptions { threads, bytes, read })
 }
 
-fn show(line: &TrainProgress) -> String {
+/// A line of progress.
+pub(super) fn show(line: &TrainProgress) -> String {
     // A loss of one part has nothing to take apart.
     let parts: Vec<String> = match line.losses.0.len() {
         0 | 1 => Vec::new(),

@@ -3,7 +3,7 @@
 
 use crate::instance::{canvas, of_detection, of_object};
 use crate::picture::instances::{Instance, instances};
-use crate::picture::{Canvas, Line, Palette, Plot, Sheet, SheetRow};
+use crate::picture::{Axis, Canvas, Line, Palette, Plot, Sheet, SheetRow};
 use anyhow::{Context, Result};
 use featcache_heads::evaluate::detection::DetectionScores;
 use featcache_heads::metric::coco::{CocoOptions, Evaluation, Fate, IouType, Matches, Selection, matches};
@@ -48,7 +48,7 @@ fn curves(name: &str, evaluation: &Evaluation) -> Result<Plot> {
     let mut add = |name: String, strong: bool, selection: &Selection| -> Result<()> {
         if let Some(curve) = evaluation.curve(selection)? {
             let points = curve.recall.iter().zip(&curve.precision).map(|(&x, &y)| [x, y]).collect();
-            lines.push(Line { name, points, strong });
+            lines.push(Line { name, points, strong, ..Line::default() });
         }
         Ok(())
     };
@@ -65,8 +65,8 @@ fn curves(name: &str, evaluation: &Evaluation) -> Result<Plot> {
     }
     Ok(Plot {
         title: format!("Precision over recall, {name}"),
-        x_name: "recall".to_owned(),
-        y_name: "precision".to_owned(),
+        x: Axis::unit("recall"),
+        y: Axis::unit("precision"),
         lines,
         side: Plot::DEFAULT_SIDE,
     })
