@@ -209,14 +209,11 @@ pub fn read_file(path: &Path, limits: &Limits) -> crate::Result<Result<Vec<u8>, 
     Ok(limits.check_file(bytes.len() as u64).map(|()| bytes))
 }
 
-/// Opens a file and tells its length. What is none is refused before it is opened, which for a named pipe
-/// would last until somebody writes into it.
+/// Opens a file and tells its length.
 pub(crate) fn open_file(path: &Path) -> std::io::Result<(File, u64)> {
-    let meta = std::fs::metadata(path)?;
-    if !meta.is_file() {
-        return Err(std::io::Error::other("not a file"));
-    }
-    Ok((File::open(path)?, meta.len()))
+    let file = featcache_store::storage::open_file(path)?;
+    let length = file.metadata()?.len();
+    Ok((file, length))
 }
 
 fn limited(header: Header, limits: &Limits) -> Result<Size, ImageError> {

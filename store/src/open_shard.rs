@@ -4,6 +4,7 @@
 use crate::array::ArraySpec;
 use crate::layout::{Layout, ROOT};
 use crate::payload_file::{PayloadFile, drop_pages};
+use crate::storage::open_file;
 use crate::zarr::{array_document, check_document, parse_document};
 use crate::{Error, PagePolicy, Result, ShardIndex};
 use serde_json::Value;
@@ -40,7 +41,7 @@ impl OpenShard {
 
 /// Opens a file of a store; one that is missing is a corruption, because the store says it is there.
 pub(crate) fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|e| match e.kind() {
+    open_file(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::corrupt(path, "the file is missing"),
         _ => Error::io(path)(e),
     })

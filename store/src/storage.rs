@@ -2,9 +2,10 @@
 //! wrap, and its one real implementation. Holds no knowledge of the store's layout or formats.
 
 use crate::{Error, Result};
+use rustix::fs::OFlags;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A file system as the writer sees it. Every error carries the path it is about.
@@ -190,7 +191,7 @@ impl Storage for FsStorage {
     }
 
     fn read(&self, path: &Path, limit: u64) -> Result<Vec<u8>> {
-        let file = File::open(path).map_err(Error::io(path))?;
+        let file = open_file(path).map_err(Error::io(path))?;
         let mut bytes = Vec::new();
         file.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io(path))?;
         if bytes.len() as u64 > limit {
@@ -246,11 +247,24 @@ impl Storage for FsStorage {
     }
 }
 
+/// Opens a file to read it. What is none is refused; a named pipe does not hold us up until somebody writes
+/// into it.
+pub fn open_file(path: &Path) -> std::io::Result<File> {
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    let kind = file.metadata()?.file_type();
+    match kind {
+        kind if kind.is_file() => Ok(file),
+        kind if kind.is_dir() => Err(ErrorKind::IsADirectory.into()),
+        _ => Err(std::io::Error::other("not a file")),
+    }
+}
+
 /// Opens a file for its lock. Another user's file may be readable only, and that suffices for a lock.
 fn open_to_lock(path: &Path, create: bool) -> std::io::Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path);
     match file {
-        Err(e) if is_denied(&e) => File::open(path).map_err(|_| e),
+        Err(e) if is_denied(&e) => open_file(path).map_err(|_| e),
         file => file,
     }
 }

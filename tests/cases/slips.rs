@@ -6,7 +6,7 @@ use featcache_tests::{done, featcache, run, text};
 use serde_json::Value;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -142,6 +142,53 @@ fn a_pipe_among_pictures_is_not_waited_for() {
     let output = ends(featcache().args(plan.split(' ')));
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output.stderr).contains("not a file"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_pipe_in_a_store_is_not_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    let mut files: Vec<_> = walk(Path::new(&store));
+    // Left over from writing: nobody reads them.
+    files.retain(|file| !file.starts_with(Path::new(&store).join("runs")));
+    assert!(files.len() > 8, "{files:?}");
+    for file in files {
+        let aside = folder.path().join("aside");
+        std::fs::rename(&file, &aside).unwrap();
+        assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+        let output = ends(featcache().args(["--quiet", "verify", &store]));
+        let said = [text(&output.stdout), text(&output.stderr)].concat();
+        assert!(matches!(output.status.code(), Some(3 | 5)), "{}: {said}", file.display());
+        assert!(said.contains("not a file"), "{}: {said}", file.display());
+        std::fs::rename(&aside, &file).unwrap();
+    }
+    done(&format!("--quiet verify {store}"));
+}
+
+/// All files below a folder.
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
+
+#[test]
+fn names_that_cannot_be_meant_are_refused() {
+    for results in ["..", "/", "a/.."] {
+        refused(&format!("eval run store --results {results}"), 2, &["expected the name of a file"]);
+    }
+    refused(
+        "extract folder --root . --backbone ../x --out o",
+        2,
+        &["backbone \"../x\" is unknown: expected "],
+    );
+}
+
+#[test]
+fn a_demo_is_not_drawn_into_a_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(folder.path());
+    refused(&format!("demo --draw-only --out {store}"), 3, &[&store, "holds a store: give another --out"]);
+    done(&format!("--quiet verify {store}"));
 }
 
 #[test]
