@@ -5,8 +5,14 @@
 
 use crate::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// A thread that waits looks again and again for so long before it sleeps: waking one up takes as long as
+/// reading a megabyte, and batches often follow each other.
+const PATIENCE: Duration = Duration::from_micros(50);
 
 /// Threads of one reader: the caller's own and up to `threads - 1` more.
 #[derive(Debug)]
@@ -26,6 +32,10 @@ struct Started {
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
+    /// Jobs so far: tells a thread that a job is not the one it has just done. Written under the lock.
+    jobs: AtomicU64,
+    /// Threads that have not finished the job. Written under the lock.
+    running: AtomicUsize,
     /// There is a job, or no more to come.
     begun: Condvar,
     /// The last thread of a job is through.
@@ -35,10 +45,6 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     job: Option<Job>,
-    /// Jobs so far: tells a thread that a job is not the one it has just done.
-    jobs: u64,
-    /// Threads that have not finished the job.
-    running: usize,
     panicked: bool,
     stopped: bool,
 }
@@ -83,8 +89,8 @@ impl ReadPool {
         {
             let mut state = shared.lock();
             state.job = Some(Job { work: for_ever(work), workers });
-            state.jobs += 1;
-            state.running = workers - 1;
+            shared.running.store(workers - 1, Ordering::Relaxed);
+            shared.jobs.fetch_add(1, Ordering::Relaxed);
             shared.begun.notify_all();
         }
         // Waits for the others, whether this thread's share returns or panics.
@@ -152,17 +158,20 @@ impl Shared {
         let mut done = 0;
         let mut state = self.lock();
         loop {
-            match state.job.filter(|job| state.jobs != done && number < job.workers) {
+            let jobs = self.jobs.load(Ordering::Relaxed);
+            match state.job.filter(|job| jobs != done && number < job.workers) {
                 Some(job) => {
-                    done = state.jobs;
+                    done = jobs;
                     drop(state);
                     let ended = catch_unwind(AssertUnwindSafe(|| (job.work)(number)));
                     state = self.lock();
                     state.panicked |= ended.is_err();
-                    state.running -= 1;
-                    if state.running == 0 {
+                    if self.running.fetch_sub(1, Ordering::Relaxed) == 1 {
                         self.ended.notify_all();
                     }
+                    drop(state);
+                    wait_a_little(|| self.jobs.load(Ordering::Relaxed) != done);
+                    state = self.lock();
                 }
                 None if state.stopped => return,
                 None => state = self.begun.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -176,11 +185,21 @@ struct Others<'a>(&'a Shared);
 
 impl Drop for Others<'_> {
     fn drop(&mut self) {
+        let running = || self.0.running.load(Ordering::Relaxed);
+        wait_a_little(|| running() == 0);
         let mut state = self.0.lock();
-        while state.running > 0 {
+        while running() > 0 {
             state = self.0.ended.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.job = None;
+    }
+}
+
+/// Returns when `is_so`, or when [`PATIENCE`] is over.
+fn wait_a_little(is_so: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !is_so() && begin.elapsed() < PATIENCE {
+        std::hint::spin_loop();
     }
 }
 
