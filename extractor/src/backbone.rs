@@ -162,7 +162,18 @@ pub fn spec_of(name: &str, source: &WeightSource, options: &BackboneOptions) -> 
     outline(name, source, options).map(|outline| outline.spec)
 }
 
+/// Refuses a name that no backbone has.
+pub fn check_name(name: &str) -> Result<()> {
+    match names().contains(&name) {
+        true => Ok(()),
+        false => Err(unknown(name)),
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::Unknown { kind: "backbone", name: name.to_owned(), expected: names().join(", ") }
+}
+
 fn swin_v2(name: &str, source: &WeightSource, options: &BackboneOptions) -> Result<SwinV2Config> {
-    let unknown = || Error::Unknown { kind: "backbone", name: name.to_owned(), expected: names().join(", ") };
-    SwinV2Config::named(name).ok_or_else(unknown)?.of_weights(source)?.with(options)
+    SwinV2Config::named(name).ok_or_else(|| unknown(name))?.of_weights(source)?.with(options)
 }

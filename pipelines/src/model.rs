@@ -102,10 +102,11 @@ fn weight_source(args: &WeightArgs, backbone: &str) -> Result<WeightSource> {
         (Some(path), _) => Ok(WeightSource::File(path.clone())),
         (None, Some(seed)) => Ok(WeightSource::Random(seed)),
         (None, None) if backbone::is_weightless(backbone) => Ok(WeightSource::Random(0)),
-        (None, None) => Err(failure(
-            ExitCode::Usage,
-            format!("backbone {backbone} wants --weights FILE or --random-weights SEED"),
-        )),
+        (None, None) => {
+            backbone::check_name(backbone)?;
+            let what = format!("backbone {backbone} wants --weights FILE or --random-weights SEED");
+            Err(failure(ExitCode::Usage, what))
+        }
     }
 }
 

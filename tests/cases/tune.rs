@@ -296,7 +296,11 @@ fn the_program_tunes_label_maps_and_objects() {
     assert_eq!((&tuned["train_samples"], &tuned["eval_samples"]), (&2.into(), &2.into()));
 
     for (arguments, code, said) in [
-        (format!("{} --candidate int9", at("store-coco")), 2, "--candidate: encoding \"int9\": \"int9\" is unknown"),
+        (
+            format!("{} --candidate int9", at("store-coco")),
+            2,
+            "--candidate: encoding \"int9\": \"int9\" is unknown",
+        ),
         (format!("{} --candidate p9=int8", at("store-coco")), 2, "--candidate: encoding of level \"p9\""),
         (format!("{} --bytes-per-image 0", at("store-coco")), 2, "expected a number of bytes such as 60kB"),
         (format!("{} --max-loss 2", at("store-coco")), 2, "expected a share such as 0.5% or 0.005"),

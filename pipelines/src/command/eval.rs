@@ -19,6 +19,10 @@ use std::time::{Duration, Instant};
 const PROGRESS_LINE: Duration = Duration::from_secs(5);
 
 pub(super) fn run(args: &EvalArgs, quiet: bool) -> Result<Report> {
+    if let Some(file) = args.results.as_ref().filter(|file| file.file_name().is_none()) {
+        let what = format!("--results {}: expected the name of a file, such as found.json", file.display());
+        return Err(failure(ExitCode::Usage, what));
+    }
     let store = Store::open(&args.store, OpenOptions { incomplete: args.incomplete })?;
     model::set_threads(&args.machine);
     let last = Cell::new(Instant::now());

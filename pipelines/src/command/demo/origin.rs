@@ -6,6 +6,7 @@ use crate::exit::{ExitCode, failure};
 use anyhow::{Context, Result};
 use featcache_heads::Error;
 use featcache_heads::checkpoint::replace;
+use featcache_store::layout;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -72,6 +73,10 @@ impl Origin {
                 remove(out)?;
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                if out.join(layout::ROOT).exists() {
+                    let what = format!("{}: holds a store: give another --out", out.display());
+                    return Err(failure(ExitCode::BadInput, what));
+                }
                 if let Some(name) = MADE[..MADE_FOLDERS].iter().find(|name| out.join(name).exists()) {
                     let what = format!(
                         "{}: holds {name} but no {FILE} that says what it was made from: remove it or give another \
