@@ -178,7 +178,7 @@ fn names_that_cannot_be_meant_are_refused() {
     }
     refused(
         "extract folder --root . --backbone ../x --out o",
-        2,
+        3,
         &["backbone \"../x\" is unknown: expected "],
     );
 }
