@@ -23,6 +23,8 @@ use std::sync::Arc;
 pub(crate) const DIRECT_SCRATCH_BYTES: usize = 2 << 20;
 /// Vectors of one read: two a chunk.
 const VECTORS: usize = 64;
+/// Bytes of a read out of the page cache that nobody looks at on the way: few calls.
+const UNCHECKED_BYTES: usize = 8 << 20;
 /// A gap of up to this many bytes between two chunks is read over.
 const MAX_GAP: u64 = CHUNK_ALIGNMENT;
 
@@ -314,7 +316,9 @@ fn fetch_by_blocks(piece: &mut Piece<'_>, verify: bool) -> Result<(), Fault> {
     let mut stored = [0; CHECKSUM];
     let mut offset = piece.offset;
     let mut crc = Crc32c::new();
-    let block_bytes = piece.shard.file.request_bytes();
+    let file = &piece.shard.file;
+    // Blocks are for the check, which wants them in the cache; and for reads that bypass the page cache.
+    let block_bytes = if verify || !file.is_buffered() { file.request_bytes() } else { UNCHECKED_BYTES };
     let blocks = piece.target.len().div_ceil(block_bytes);
     for (i, block) in piece.target.chunks_mut(block_bytes).enumerate() {
         let stored: &mut [u8] = if i + 1 == blocks { &mut stored } else { &mut [] };

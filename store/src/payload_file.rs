@@ -85,6 +85,11 @@ impl PayloadFile {
         self.policy == PagePolicy::Direct
     }
 
+    /// Whether pages come out of the page cache and stay there.
+    pub(crate) fn is_buffered(&self) -> bool {
+        self.policy == PagePolicy::Buffered
+    }
+
     /// Bytes to ask for at a time.
     pub(crate) fn request_bytes(&self) -> usize {
         match self.policy {

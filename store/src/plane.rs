@@ -19,9 +19,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) mod failure;
 
 /// Bytes that are worth another thread's attention.
-const MIN_TASK_BYTES: usize = 1 << 20;
-/// Tasks a thread, so that one that is slow (a cold page, a busy core) does not hold up the others.
-const TASKS_PER_THREAD: usize = 8;
+const MIN_TASK_BYTES: usize = 512 << 10;
+/// A thread takes so many'th part of its share of what is left at a time: large pieces of work at first, and at
+/// the end small ones, so that all come to it together.
+const SHARE_PARTS: usize = 2;
 
 /// What to read.
 #[derive(Debug, Clone, Copy)]
@@ -368,20 +369,20 @@ impl ReadPlane {
         let bytes: usize = pieces.iter().map(Piece::file_bytes).sum();
         let threads = self.pool.threads().min(bytes.div_ceil(MIN_TASK_BYTES)).max(1);
         self.scratch.resize_with(self.scratch.len().max(threads), Mutex::default);
-        let task_bytes = (bytes / (threads * TASKS_PER_THREAD)).max(MIN_TASK_BYTES);
         let verify = reading.options.verify;
-        let (rest, fault, scratch) = (Mutex::new(pieces), Mutex::new(None), &self.scratch);
+        let rest = Mutex::new(Rest { pieces, bytes });
+        let (fault, scratch) = (Mutex::new(None), &self.scratch);
         self.pool.run(threads, &|number| {
             let Some(scratch) = scratch.get(number) else { return };
             let scratch = &mut *lock(scratch);
             loop {
-                let task = next_task(&mut lock(&rest), task_bytes);
+                let task = lock(&rest).next_task(threads);
                 if task.is_empty() {
                     return;
                 }
                 if let Err(found) = fetch(task, verify, scratch) {
                     // A thread that fails takes the remaining tasks away from all.
-                    *lock(&rest) = &mut [];
+                    *lock(&rest) = Rest { pieces: &mut [], bytes: 0 };
                     lock(&fault).get_or_insert(found);
                 }
             }
@@ -393,18 +394,28 @@ impl ReadPlane {
     }
 }
 
-/// Splits the first pieces off, of about `bytes`.
-fn next_task<'p, 'a>(rest: &mut &'p mut [Piece<'a>], bytes: usize) -> &'p mut [Piece<'a>] {
-    let mut sum = 0;
-    let fits = |piece: &Piece<'_>| {
-        sum += piece.file_bytes();
-        sum <= bytes
-    };
-    let pieces = std::mem::take(rest);
-    let count = pieces.iter().map(fits).take_while(|fits| *fits).count().max(1).min(pieces.len());
-    let (task, later) = pieces.split_at_mut(count);
-    *rest = later;
-    task
+/// Pieces that no thread has taken yet.
+struct Rest<'p, 'a> {
+    pieces: &'p mut [Piece<'a>],
+    bytes: usize,
+}
+
+impl<'p, 'a> Rest<'p, 'a> {
+    /// Splits the first pieces off for one of so many threads; none if there are no more.
+    fn next_task(&mut self, threads: usize) -> &'p mut [Piece<'a>] {
+        let most = (self.bytes / (threads * SHARE_PARTS)).max(MIN_TASK_BYTES);
+        let mut sum = 0;
+        let fits = |piece: &Piece<'_>| {
+            sum += piece.file_bytes();
+            sum <= most
+        };
+        let pieces = std::mem::take(&mut self.pieces);
+        let count = pieces.iter().map(fits).take_while(|fits| *fits).count().max(1).min(pieces.len());
+        let (task, later) = pieces.split_at_mut(count);
+        self.pieces = later;
+        self.bytes -= task.iter().map(Piece::file_bytes).sum::<usize>();
+        task
+    }
 }
 
 /// The memory of a vector for elements of another lifetime: collecting nothing in place keeps it.
