@@ -125,8 +125,8 @@ pub fn bench_read(store: &Store, options: &BenchReadOptions) -> Result<ReadBench
     let visited: Vec<RowId> = batches.iter().flatten().copied().collect();
     let mut measurements = Vec::new();
     let mut whole = (0, 0);
-    for &threads in &options.threads {
-        for cold in [false, true] {
+    for cold in [false, true] {
+        for &threads in &options.threads {
             for kind in kinds(cold, threads.max(1)) {
                 let mut lane = match Lane::new(store, kind, &batches, &visited, batch) {
                     // A file system that refuses a policy is measured without it.
@@ -152,7 +152,7 @@ fn kinds(cold: bool, threads: usize) -> Vec<ReadKind> {
     for pages in PagePolicy::ALL {
         for portion in [Portion::Whole, Portion::CoarseOnly, Portion::Crop] {
             for verify in [false, true] {
-                let of_interest = pages == PagePolicy::Buffered || portion == Portion::Whole;
+                let of_interest = pages != PagePolicy::DontCache || portion == Portion::Whole;
                 if of_interest && (cold || pages == PagePolicy::Buffered) {
                     kinds.push(ReadKind { portion, pages, cold, threads, verify });
                 }

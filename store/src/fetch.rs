@@ -24,7 +24,7 @@ pub(crate) const DIRECT_SCRATCH_BYTES: usize = 2 << 20;
 /// Vectors of one read: two a chunk.
 const VECTORS: usize = 64;
 /// Bytes of a read out of the page cache that nobody looks at on the way: few calls.
-const UNCHECKED_BYTES: usize = 8 << 20;
+const UNCHECKED_BYTES: usize = 1 << 20;
 /// A gap of up to this many bytes between two chunks is read over.
 const MAX_GAP: u64 = CHUNK_ALIGNMENT;
 
