@@ -136,7 +136,8 @@ impl Pass<'_> {
             if self.cold {
                 raw.drop_pages()?;
             }
-            let before = AHEAD.min(batches.saturating_sub(1));
+            // As many may have been read before the pages were dropped.
+            let before = (1 + AHEAD).min(batches.saturating_sub(1));
             self.take(&mut loader, before)?;
             let start = Instant::now();
             let timed = self.take(&mut loader, batches - before)?;

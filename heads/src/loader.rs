@@ -12,7 +12,6 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use featcache_store::{Batch, LevelBatch, LevelId, LevelSpec, ReadOptions, Reader, RowId, Size, Store};
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
@@ -73,6 +72,8 @@ pub struct LoadedBatch<T> {
     pub ends_epoch: bool,
     /// A target a row.
     pub targets: Vec<T>,
+    /// Rows left out of it because they are corrupt on disk.
+    skipped: u64,
     batch: Batch,
     bytes: u64,
 }
@@ -86,6 +87,7 @@ pub struct Loader<'a, T> {
     delivered: u64,
     waited: Duration,
     bytes: u64,
+    skipped: u64,
 }
 
 /// What reading threads and the loader share; it outlives both.
@@ -100,8 +102,6 @@ pub struct Shared<'a, T> {
     options: LoaderOptions,
     state: Mutex<State>,
     changed: Condvar,
-    /// Rows left out because they are corrupt on disk.
-    skipped: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -113,6 +113,8 @@ struct State {
     /// Bytes of the batches that are being read, wait or are in use.
     bytes_held: u64,
     stopped: bool,
+    /// Number of the batch that somebody waits for in [`Loader::next_batch`]; none at first.
+    awaited: Option<u64>,
     /// Memory of batches that are done, for those to come.
     spare: Vec<Batch>,
 }
@@ -125,7 +127,9 @@ impl State {
 
     /// Memory for a batch of `bytes` and what it counts as; `None` while the budget does not admit it.
     fn admit(&mut self, bytes: u64, budget: u64) -> Option<(Batch, u64)> {
-        if self.bytes_held > 0 && self.bytes_held + bytes > budget {
+        // Who waits while holding batches that fill the budget would wait for ever.
+        let is_awaited = self.awaited == Some(self.sequence);
+        if self.bytes_held > 0 && self.bytes_held + bytes > budget && !is_awaited {
             return None;
         }
         // It fits beside the batches held. Idle memory that does not fit beside it, or has grown too
@@ -152,6 +156,12 @@ impl<T> std::fmt::Debug for Shared<'_, T> {
 }
 
 impl<T> Shared<'_, T> {
+    /// Somebody waits for this batch.
+    fn await_batch(&self, sequence: u64) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).awaited = Some(sequence);
+        self.changed.notify_all();
+    }
+
     fn stop(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
         self.changed.notify_all();
@@ -190,10 +200,11 @@ impl<'a, T: Send> Shared<'a, T> {
             epoch,
             bytes_held: 0,
             stopped: false,
+            awaited: None,
             spare: Vec::new(),
         };
-        let (state, changed, skipped) = (Mutex::new(state), Condvar::new(), AtomicU64::new(0));
-        Ok(Self { store, order, span, levels: ids, row_cost, read_target, options, state, changed, skipped })
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        Ok(Self { store, order, span, levels: ids, row_cost, read_target, options, state, changed })
     }
 
     /// Starts the reading threads in `scope`; they end when the span is read or the loader dropped.
@@ -204,7 +215,7 @@ impl<'a, T: Send> Shared<'a, T> {
             scope.spawn(move || self.read_ahead(&sender));
         }
         let (early, waited) = (BTreeMap::new(), Duration::ZERO);
-        Loader { shared: self, arrivals, early, delivered: 0, waited, bytes: 0 }
+        Loader { shared: self, arrivals, early, delivered: 0, waited, bytes: 0, skipped: 0 }
     }
 
     /// One reading thread: takes the next batch once the budget admits it, reads it, hands it over.
@@ -227,13 +238,12 @@ impl<'a, T: Send> Shared<'a, T> {
             None => reader.insert(self.store.reader(self.options.read)?),
         };
         reader.read(&rows.rows, &self.levels, None, &mut batch)?;
-        if batch.rows().len() < rows.rows.len() {
-            let skipped = rows.rows.len() - batch.rows().len();
-            self.skipped.fetch_add(skipped as u64, Ordering::Relaxed);
+        let skipped = rows.rows.len().saturating_sub(batch.rows().len()) as u64;
+        if skipped > 0 {
             rows.rows = batch.rows().to_vec();
         }
         let targets = rows.rows.iter().map(|&row| (self.read_target)(row)).collect::<Result<_>>()?;
-        Ok(LoadedBatch { rows, next, ends_epoch, targets, batch, bytes })
+        Ok(LoadedBatch { rows, next, ends_epoch, targets, skipped, batch, bytes })
     }
 
     /// The next batch of the order, admitted in order: so the batch that training waits for is always
@@ -309,6 +319,7 @@ impl<T: Send> Loader<'_, T> {
             if let Some(loaded) = self.early.remove(&self.delivered) {
                 break loaded;
             }
+            self.shared.await_batch(self.delivered);
             let Ok((sequence, loaded)) = self.arrivals.recv() else {
                 return Err(Error::invalid(
                     "no more batches: a reading thread stopped or the order is empty",
@@ -318,6 +329,7 @@ impl<T: Send> Loader<'_, T> {
         };
         self.waited += begin.elapsed();
         self.delivered += 1;
+        self.skipped += loaded.as_ref().map_or(0, |loaded| loaded.skipped);
         loaded.map(Some)
     }
 
@@ -347,7 +359,7 @@ impl<T: Send> Loader<'_, T> {
 
     /// Rows so far that were left out because they are corrupt on disk.
     pub fn skipped(&self) -> u64 {
-        self.shared.skipped.load(Ordering::Relaxed)
+        self.skipped
     }
 
     /// Bytes of features in the batches given back so far.

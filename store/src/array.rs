@@ -73,10 +73,7 @@ impl ArraySpec {
     /// Bytes of an element that are an axis of their own in the array's document, so that Zarr can take them
     /// apart: those of compressed floats. 1 if there is no such axis.
     pub fn byte_axis(&self) -> usize {
-        match (self.element, self.geometry.compression) {
-            (ElementType::Float(dtype), Compression::Zstd) => dtype.bytes(),
-            _ => 1,
-        }
+        byte_axis(self.element, self.geometry.compression)
     }
 
     /// Path of shard `k` relative to the store.
@@ -206,6 +203,14 @@ pub(crate) fn bucket_arrays(
         LevelArrays::new(bucket, level, encoding)
     };
     levels.iter().map(of_level).collect()
+}
+
+/// As [`ArraySpec::byte_axis`] of an array of such elements.
+pub(crate) fn byte_axis(element: ElementType, compression: Compression) -> usize {
+    match (element, compression) {
+        (ElementType::Float(dtype), Compression::Zstd) => dtype.bytes(),
+        _ => 1,
+    }
 }
 
 #[cfg(test)]

@@ -339,8 +339,8 @@ mod tests {
         let store = Store::open(folder.path(), OpenOptions { incomplete: true }).unwrap();
         let options = BenchReadOptions { samples: 9, batch: 2, repeats: 2, threads: vec![1, 2], seed: 3 };
         let bench = bench_read(&store, &options).unwrap();
-        // Warm: three portions, with and without checks; cold: these, and whole samples by two more policies.
-        assert_eq!((bench.samples, bench.measurements.len()), (9, 2 * (6 + 6 + 4)));
+        // Warm: three portions, with and without checks; cold: these, also direct, and whole samples by dontcache.
+        assert_eq!((bench.samples, bench.measurements.len()), (9, 2 * (6 + 12 + 2)));
         assert!(bench.ranges >= 18 && bench.batches >= 5 && bench.bytes > 0, "{bench:?}");
         for measurement in &bench.measurements {
             for spread in [measurement.ratio, measurement.copy_ratio, measurement.samples_per_s] {

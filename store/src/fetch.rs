@@ -177,7 +177,7 @@ pub(crate) struct Scratch {
     unpacked: Vec<u8>,
     unpacker: Unpacker,
     strip: Strip,
-    /// Chunks that were right only when read again.
+    /// Reads, each of one chunk or of small ones in a row, that were right only when done again.
     pub(crate) mended: u64,
     /// So many of the next reads are taken for wrong.
     #[cfg(test)]
@@ -284,7 +284,9 @@ fn fetch_run(
     for piece in pieces {
         let at = usize::try_from(piece.offset - start).unwrap_or(usize::MAX);
         let chunk = bytes.get(at..).and_then(|rest| rest.get(..piece.bytes)).unwrap_or_default();
-        let Some((held, stored)) = chunk.split_last_chunk::<CHECKSUM>() else { continue };
+        let Some((held, stored)) = chunk.split_last_chunk::<CHECKSUM>() else {
+            return Err(piece.fault(Cause::Frame("shorter than its checksum".to_owned())));
+        };
         if verify {
             check(piece, *stored, crc32c(held))?;
         }

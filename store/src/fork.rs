@@ -10,6 +10,7 @@ use crate::{
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,22 @@ mod system {
         pub(super) fn fork() -> i32;
         pub(super) safe fn _exit(status: i32) -> !;
     }
+}
+
+/// Set in the process that a test of this module has to itself.
+const ALONE: &str = "FEATCACHE_TEST_ALONE";
+
+/// Does the work of the named test in a process of its own: one that is forked off inherits what other tests
+/// have open, and would hold the locks of their files.
+fn alone(test: &str, work: impl FnOnce()) {
+    if std::env::var_os(ALONE).is_some() {
+        return work();
+    }
+    let program = std::env::current_exe().unwrap();
+    let name = format!("{}::{test}", module_path!().split_once("::").unwrap().1);
+    let output = Command::new(program).args(["--exact", &name]).env(ALONE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
 }
 
 /// Forks off a process that does `work` and ends well if that says so.
@@ -115,6 +132,10 @@ impl Expected {
 
 #[test]
 fn parent_and_children_read_on_after_a_fork() {
+    alone("parent_and_children_read_on_after_a_fork", read_on_after_a_fork);
+}
+
+fn read_on_after_a_fork() {
     let folder = folder_in_memory();
     let path = folder.path().join("store");
     let store = large_rows(&path);
@@ -140,6 +161,10 @@ fn parent_and_children_read_on_after_a_fork() {
 
 #[test]
 fn a_fork_in_the_middle_of_anothers_read_harms_nobody() {
+    alone("a_fork_in_the_middle_of_anothers_read_harms_nobody", fork_in_the_middle_of_a_read);
+}
+
+fn fork_in_the_middle_of_a_read() {
     let folder = folder_in_memory();
     let path = folder.path().join("store");
     let store = large_rows(&path);

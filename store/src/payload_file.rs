@@ -21,6 +21,9 @@ const BUFFERED_REQUEST_BYTES: usize = 256 << 10;
 /// Bytes of a read that nobody reads ahead of: with few of them in flight a disk is busy.
 pub(crate) const COLD_REQUEST_BYTES: usize = 1 << 20;
 
+/// Bytes of a page, or a multiple of them.
+const PAGE: u64 = 4096;
+
 /// `RWF_DONTCACHE` of Linux 6.14, which rustix does not name.
 const DONTCACHE: ReadWriteFlags = ReadWriteFlags::from_bits_retain(0x80);
 
@@ -185,8 +188,10 @@ impl PayloadFile {
 /// Tells the kernel that a range of a file is not needed in the page cache. Advice: a file system that does
 /// not take it is no reason to fail.
 pub(crate) fn drop_pages(file: &File, range: &Range<u64>) {
-    if let Some(length) = NonZeroU64::new(range.end - range.start) {
-        let _advice = fadvise(file, range.start, Some(length), Advice::DontNeed);
+    // The kernel keeps a page of which it is told a part only.
+    let start = range.start - range.start % PAGE;
+    if let Some(length) = NonZeroU64::new(range.end.next_multiple_of(PAGE) - start) {
+        let _advice = fadvise(file, start, Some(length), Advice::DontNeed);
     }
 }
 

@@ -88,6 +88,7 @@ impl ReadPool {
         let shared = Arc::clone(&self.started(workers - 1)?.shared);
         {
             let mut state = shared.lock();
+            state.panicked = false;
             state.job = Some(Job { work: for_ever(work), workers });
             shared.running.store(workers - 1, Ordering::Relaxed);
             shared.jobs.fetch_add(1, Ordering::Relaxed);
@@ -266,6 +267,8 @@ mod tests {
             let outcome = catch_unwind(AssertUnwindSafe(|| pool.run(3, &work)));
             assert!(outcome.is_err(), "share {culprit}");
         }
+        let outcome = catch_unwind(AssertUnwindSafe(|| pool.run(3, &|number| panic!("share {number}"))));
+        assert!(outcome.is_err(), "all shares");
         assert_eq!(threads_used(&mut pool, 3).len(), 3);
     }
 

@@ -45,6 +45,7 @@ pub struct Transcode<'a> {
     levels: Vec<Origin>,
     /// Of every row of the source.
     outcomes: Vec<Outcome>,
+    target: PathBuf,
 }
 
 /// Where a level comes from.
@@ -148,7 +149,7 @@ impl<'a> Transcode<'a> {
         let samples = manifest.file(layout::SAMPLES).map(|file| file.blake3.as_str()).unwrap_or_default();
         let samples = TableFile::checked(source.layout(), layout::SAMPLES, samples)?;
         let outcomes = samples::read(samples, source.rows().len(), &spec.recipe.levels)?;
-        Ok(Self { source, writer, levels, outcomes })
+        Ok(Self { source, writer, levels, outcomes, target: target.to_owned() })
     }
 
     /// The store that is being made.

@@ -1,7 +1,7 @@
 //! An encoding tried on rows of a level: what it loses, and how fast it comes back. Writes no file.
 
+use crate::array::byte_axis;
 use crate::compression::{Packer, Unpacker};
-use crate::element::ElementType;
 use crate::level_encoder::LevelEncoder;
 use crate::loss::LevelLossSum;
 use crate::{Block, Compression, Encoding, Error, LevelLoss, Projection, Result, RowId};
@@ -109,13 +109,10 @@ impl Trial {
         self.held.clear();
         self.held_bytes += match &mut self.zstd {
             Some(Zstd { packer, .. }) => {
-                let element = element_bytes(self.encoding);
+                let element = byte_axis(self.encoding.payload_element(), Compression::Zstd);
                 self.held.extend_from_slice(packer.pack(payload, element).map_err(broken)?);
-                let affine = match affine {
-                    [] => 0,
-                    _ => packer.pack(affine, size_of::<f32>()).map_err(broken)?.len(),
-                };
-                (self.held.len() + affine) as u64
+                // Scales and offsets are not compressed.
+                (self.held.len() + affine.len()) as u64
             }
             None => {
                 self.held.extend_from_slice(payload);
@@ -181,21 +178,14 @@ impl Trial {
         let payload = match &mut self.zstd {
             Some(Zstd { unpacker, payload, .. }) => {
                 payload.resize(self.payload_bytes, 0);
-                unpacker.unpack(held, payload, element_bytes(self.encoding)).map_err(Error::invalid)?;
+                let element = byte_axis(self.encoding.payload_element(), Compression::Zstd);
+                unpacker.unpack(held, payload, element).map_err(Error::invalid)?;
                 payload.as_slice()
             }
             None => held,
         };
         self.encoder.decoder().decode(payload, target, self.encoding.value_dtype());
         Ok(())
-    }
-}
-
-/// Bytes of an element that compression takes apart: as [`crate::array::ArraySpec::byte_axis`].
-fn element_bytes(encoding: Encoding) -> usize {
-    match encoding.payload_element() {
-        ElementType::Float(dtype) => dtype.bytes(),
-        _ => 1,
     }
 }
 

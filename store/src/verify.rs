@@ -293,8 +293,7 @@ fn read_affine(shard: &OpenShard, array: &ArraySpec, row: u64) -> Result<Vec<u8>
     for chunk in (0..array.geometry.bands).filter_map(|band| shard.index.chunk(row, band)) {
         let start = bytes.len();
         bytes.resize(start + band_bytes, 0);
-        let read = shard.file.file().read_exact_at(bytes.get_mut(start..).unwrap_or_default(), chunk.start);
-        read.map_err(Error::io(&shard.path))?;
+        read_exact(shard, bytes.get_mut(start..).unwrap_or_default(), chunk.start)?;
     }
     Ok(bytes)
 }

@@ -72,3 +72,49 @@ fn corrupt_rows_end_a_training_or_are_left_out_and_counted() {
     let scored: Value = serde_json::from_str(&done(&eval("--skip-corrupt"))).unwrap();
     assert_eq!(scored["skipped"], 1, "{scored}");
 }
+
+#[test]
+fn objects_of_rows_that_are_left_out_are_not_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    done(&format!("--quiet demo --draw-only --train 2 --val 2 --out {}", at("drawn")));
+    done(&format!(
+        "--quiet extract coco --split train,val --root {}/scenes/coco --out {} --resize none --backbone fake",
+        at("drawn"),
+        at("store")
+    ));
+    let recipe = "[head]\nkind = \"detector\"\n[detector.neck]\nchannels = 16\noutputs = 4\n[detector.rpn]\n\
+                  channels = 16\ntrain = { per_level = 50, keep = 40 }\ntest = { per_level = 50, keep = 40 }\n\
+                  [detector.head]\nsamples = 16\n[detector.head.box]\nfc_channels = 16\n[detector.head.mask]\n\
+                  convs = 1\nchannels = 16\n[train]\nsteps = 1\nbatch = 2\n";
+    std::fs::write(at("recipe.toml"), recipe).unwrap();
+    done(&format!(
+        "--quiet train {} --threads 1 --recipe {} --out {} --split train",
+        at("store"),
+        at("recipe.toml"),
+        at("run")
+    ));
+    let eval = || -> Value {
+        let output = done(&format!(
+            "--quiet --json eval {} {} --threads 1 --split val --skip-corrupt",
+            at("run"),
+            at("store")
+        ));
+        serde_json::from_str(&output).unwrap()
+    };
+    let whole = eval();
+    let store = folder.path().join("store");
+    let files = content(&store);
+    let mut shards =
+        files.iter().filter(|(name, _)| name.starts_with("features/val/") && name.contains("/c."));
+    let (name, bytes) = shards.next().unwrap();
+    let mut bytes = bytes.clone();
+    bytes[0] ^= 1;
+    std::fs::write(store.join(name), bytes).unwrap();
+    let part = eval();
+    let figure = |scored: &Value, name: &str| scored["scores"][name].as_u64().unwrap();
+    assert_eq!((figure(&whole, "samples"), figure(&whole, "skipped")), (2, 0), "{whole}");
+    assert_eq!((figure(&part, "samples"), figure(&part, "skipped")), (1, 1), "{part}");
+    let objects = [&whole, &part].map(|scored| figure(scored, "objects"));
+    assert!(0 < objects[1] && objects[1] < objects[0], "{objects:?}");
+}

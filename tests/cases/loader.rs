@@ -304,6 +304,18 @@ fn memory_stays_within_the_budget_when_sizes_vary() {
         loader.recycle(batch);
         assert_eq!(loader.memory_bytes(), 0);
     });
+    // Who keeps batches that fill the budget gets the next one all the same, and only that.
+    let few = Span { start: Position::default(), batches: 4 };
+    for threads in [1, 3] {
+        let loader_options = LoaderOptions { threads, bytes: small, ..LoaderOptions::default() };
+        let shared = Shared::new(&store, &order, few, levels, &read_target, loader_options).unwrap();
+        std::thread::scope(|scope| {
+            let mut loader = shared.start(scope);
+            let kept: Vec<_> = std::iter::from_fn(|| loader.next_batch().unwrap()).collect();
+            assert_eq!(kept.len(), 4);
+            kept.into_iter().for_each(|batch| loader.recycle(batch));
+        });
+    }
 }
 
 #[test]

@@ -32,7 +32,7 @@ while read -r request; do
         while [ $number -lt "$count" ]; do
             sum=0 place=0
             for word in $(od -An -v -t d8 -w8 -j $((number * bytes)) -N "$bytes" "$samples/samples.bin"); do
-                if [ $((place % stride)) = 0 ]; then sum=$((sum + (place / stride + 1) * word)); fi
+                if [ $((place % stride)) = 0 ]; then sum=$((sum + (2 * (place / stride) + 1) * word)); fi
                 place=$((place + 1))
             done
             if [ $mode = wrong ]; then sum=$((sum + 1)); fi

@@ -154,6 +154,7 @@ fn budgets_choose_as_the_help_says() {
     assert_eq!(choose(Some(7.0), Some(0.005)), ("mixed".into(), true));
     assert_eq!(choose(Some(5.0), Some(0.005)), ("int4".into(), false));
     assert_eq!(choose(Some(0.5), None), ("failed".into(), false));
+    assert_eq!(choose(Some(1.0), None), ("failed".into(), false), "what is unknown holds no budget");
     // With nothing but the reference, that is it.
     let alone = Budget { bytes_per_image: None, max_loss: Some(0.005) }.choose(&points[..1]).unwrap();
     assert!(alone.meets && alone.is_reference);

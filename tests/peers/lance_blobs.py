@@ -12,6 +12,7 @@ import os
 import lance
 import pyarrow
 from lance.torch.data import get_safe_loader
+from torch.utils.data import get_worker_info
 
 from peer import Peer, serve
 
@@ -33,7 +34,8 @@ class Lance(Peer):
         lance.write_dataset(rows, self.path(), schema=schema, data_storage_version="2.2")
 
     def open(self, threads):
-        cpus = sorted(CPUS)[:threads]
+        # A worker of a loader shares the CPUs with the others, as any process does.
+        cpus = CPUS if get_worker_info() else sorted(CPUS)[:threads]
         for task in os.listdir("/proc/self/task"):
             os.sched_setaffinity(int(task), cpus)
         return lance.dataset(self.path())
@@ -44,6 +46,9 @@ class Lance(Peer):
     def loader(self, batch, workers):
         from rows import Order, Rows, loader, whole
 
+        self.forget()
+        for task in os.listdir("/proc/self/task"):  # what a bare pass on one CPU has left
+            os.sched_setaffinity(int(task), CPUS)
         if not workers:
             return loader(self, batch, 0)
         return get_safe_loader(Rows(self), batch, workers, sampler=Order(self), collate_fn=whole)

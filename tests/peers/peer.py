@@ -71,7 +71,7 @@ class Peer:
     # What follows is the same for every peer.
 
     def handle(self, threads=1):
-        """What `open` gave in this process; a fork opens its own."""
+        """What `open` gave in this process for so many threads; a fork opens its own."""
         process = (self.inherits or os.getpid(), threads)
         if self.process != process:
             self.opened, self.process = self.open(threads), process
@@ -219,11 +219,11 @@ def crew_member(peer, pipe):
 
 
 def check(sample, stride):
-    """Sum of (i + 1) · word[i · stride] modulo 2^64, over the 64-bit words of the sample, zeros behind it."""
+    """Sum of (2i + 1) · word[i · stride] modulo 2^64, over the 64-bit words of the sample, zeros behind it."""
     octets = numpy.frombuffer(sample, numpy.uint8)
     rest = -len(octets) % 8
     words = (numpy.append(octets, numpy.zeros(rest, numpy.uint8)) if rest else octets).view("<u8")[::stride]
-    return int(numpy.dot(words, numpy.arange(1, len(words) + 1, dtype=numpy.uint64)))
+    return int(numpy.dot(words, numpy.arange(1, 2 * len(words) + 1, 2, dtype=numpy.uint64)))
 
 
 def tensor_checks(batch, stride):

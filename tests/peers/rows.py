@@ -3,6 +3,8 @@
 shared memory, as in torch's default collation. So there is no copy but the read, and the tensor's way to the
 training process costs a file descriptor."""
 
+import os
+
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
@@ -17,7 +19,10 @@ class Rows(Dataset):
     def __getitems__(self, numbers):
         batch = empty(len(numbers), self.peer.samples.bytes)
         memory = batch.numpy()
-        found = self.peer.read_batch(self.peer.handle(), numbers, memory)
+        # Beside each other workers have a thread each; alone a peer may use what threads of its own it has.
+        alone = self.peer.parallel == "inside" and get_worker_info() is None
+        opened = self.peer.handle(len(os.sched_getaffinity(0)) if alone else 1)
+        found = self.peer.read_batch(opened, numbers, memory)
         for place, sample in zip(memory, found):
             if sample is not place:
                 place[:] = memory_of(sample)

@@ -12,7 +12,7 @@ import webdataset
 
 from peer import Peer, serve
 
-SHARDS = 8  # of equal size, so that workers have equal shares
+SHARDS = 8  # of a sample more or less, so that workers have equal shares
 
 
 class WebDataset(Peer):
@@ -20,11 +20,11 @@ class WebDataset(Peer):
     settings = f"{SHARDS} tar shards, raw bytes, shuffle buffer of all samples, WebLoader"
 
     def prepare(self):
-        shard_rows = -(-self.samples.count // SHARDS)
-        pattern = str(self.folder / "%04d.tar")
-        with webdataset.ShardWriter(pattern, maxcount=shard_rows, maxsize=1 << 40, verbose=0) as tar:
-            for number, sample in enumerate(self.samples):
-                tar.write({"__key__": f"{number:06}", "bin": sample.tobytes()})
+        for shard in range(min(SHARDS, self.samples.count)):
+            with webdataset.TarWriter(str(self.folder / f"{shard:04}.tar")) as tar:
+                for number, sample in enumerate(self.samples):
+                    if number % SHARDS == shard:
+                        tar.write({"__key__": f"{number:06}", "bin": sample.tobytes()})
 
     def pipeline(self):
         shards = sorted(map(str, self.folder.glob("*.tar")))

@@ -14,7 +14,7 @@ use crate::run::Run;
 use crate::{Error, Result};
 use featcache_store::{RowId, Store};
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -103,7 +103,7 @@ pub fn evaluate_detectors(
     let selection = selection(store, settings)?;
     let (split, failed, missing) = (selection.split.clone(), selection.failed, selection.missing);
     let ids: Vec<RowId> = selection.samples.iter().flatten().map(|row| row.row).collect();
-    let (truth, rows) = truth(store, &ids)?;
+    let (mut truth, mut rows) = truth_of(store, &ids, |_| true)?;
     if truth.objects().is_empty() {
         return Err(Error::invalid(format!("no sample of split {split:?} has objects: nothing to score")));
     }
@@ -116,10 +116,11 @@ pub fn evaluate_detectors(
     // Of the store, which has those of every run.
     let categories: Vec<i64> = store.categories().iter().map(|category| category.id).collect();
 
-    let mut found = vec![Vec::new(); jobs.len()];
+    let (mut found, mut seen) = (vec![Vec::new(); jobs.len()], HashSet::new());
     let what = What { store, selection, jobs };
     let no_target = |_| Ok(());
     let costs = pass(what, &no_target, settings, |head, batch, maps| {
+        seen.extend(batch.rows.rows.iter().copied());
         let rows = batch.rows.rows.iter().map(|&id| Ok(store.row(id)?)).collect::<Result<Vec<_>>>()?;
         let valid = rows.iter().map(|row| Ok(sizes(row)?.1)).collect::<Result<Vec<_>>>()?;
         let detected = detectors[head].detect(maps, &valid)?;
@@ -141,6 +142,10 @@ pub fn evaluate_detectors(
         Ok(())
     })?;
 
+    if costs.skipped > 0 {
+        // What was not looked at is not missed.
+        (truth, rows) = truth_of(store, &ids, |id| seen.contains(&id))?;
+    }
     let (truth, rows) = (Arc::new(truth), Arc::new(rows));
     let scores = jobs.iter().zip(found).map(|(job, found)| {
         let begin = Instant::now();
@@ -153,7 +158,7 @@ pub fn evaluate_detectors(
         let report = DetectionReport {
             step: job.run.step,
             split: split.clone(),
-            samples: ids.len() as u64,
+            samples: seen.len() as u64,
             failed,
             missing,
             objects: truth.objects().len() as u64,
@@ -183,12 +188,16 @@ pub fn paste_convention(run: &Run) -> PasteConvention {
     }
 }
 
-/// The truth of rows and the row of every image id. Samples of a dataset without image ids get their
-/// place in the list, from 1; label maps beside the objects are passed over.
-fn truth(store: &Store, ids: &[RowId]) -> Result<(GroundTruth, HashMap<i64, RowId>)> {
+/// The truth of those rows that are scored and the row of every image id. Samples of a dataset without image
+/// ids get their place in the list of all, from 1; label maps beside the objects are passed over.
+fn truth_of(
+    store: &Store,
+    ids: &[RowId],
+    is_scored: impl Fn(RowId) -> bool,
+) -> Result<(GroundTruth, HashMap<i64, RowId>)> {
     let numbered = ids.iter().all(|&id| store.row(id).is_ok_and(|row| row.image_id.is_some()));
     let (mut pictures, mut objects, mut rows) = (Vec::new(), Vec::new(), HashMap::new());
-    for (place, &id) in (1..).zip(ids) {
+    for (place, &id) in (1..).zip(ids).filter(|(_, id)| is_scored(**id)) {
         let row = store.row(id)?;
         let image_id = row.image_id.filter(|_| numbered).unwrap_or(place);
         pictures.push(Picture { id: image_id, size: row.source_size });

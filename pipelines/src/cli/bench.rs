@@ -1,7 +1,7 @@
 //! `featcache bench` as it was typed.
 
 use super::group::{ComputeArg, MachineArgs};
-use super::number::{count, pictures, threads};
+use super::number::{count, pictures, threads, workers};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -76,7 +76,7 @@ const PEERS: &str = "preadv,memmap,safetensors_files,tensorstore_arrays,webdatas
     lmdb_values,lance_blobs";
 
 /// `featcache bench peers`
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct BenchPeersArgs {
     /// The store; its levels are bf16.
     pub store: PathBuf,
@@ -108,7 +108,7 @@ pub struct BenchPeersArgs {
     #[arg(long, value_enum, value_delimiter = ',', default_value = "warm,cold", value_name = "STATES")]
     pub pages: Vec<PagesArg>,
     /// Worker counts tried for each loader; its best is measured.
-    #[arg(long, value_delimiter = ',', default_value = "0,1,2", value_name = "N,…")]
+    #[arg(long, value_delimiter = ',', default_value = "0,1,2", value_name = "N,…", value_parser = workers)]
     pub workers: Vec<usize>,
     /// Epochs of a loader's pass.
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = count)]

@@ -23,6 +23,11 @@ pub(super) fn threads(text: &str) -> Result<usize, String> {
     up_to(MOST_THREADS, text)
 }
 
+/// A number of processes beside this one; 0 is none.
+pub(super) fn workers(text: &str) -> Result<usize, String> {
+    if text == "0" { Ok(0) } else { threads(text) }
+}
+
 /// A number of pictures that are held or drawn at a time.
 pub(super) fn pictures(text: &str) -> Result<usize, String> {
     up_to(MOST_PICTURES, text)

@@ -4,7 +4,8 @@ mod heads;
 mod rows;
 
 use crate::cli::{DEFAULT_MAX_LOSS, TuneArgs};
-use crate::exit::ExitCode;
+use crate::command::train;
+use crate::exit::{ExitCode, failure};
 use crate::report::Report;
 use crate::tune::bases::Bases;
 use crate::tune::candidate::{Candidates, Origin, TARGETS, UNIFORM, path, projected, store_text};
@@ -49,6 +50,11 @@ pub(super) fn run(args: &TuneArgs, quiet: bool) -> Result<Report> {
     let scores = heads.score()?;
     let seconds = [measured, train_seconds, begin.elapsed().as_secs_f64()];
 
+    if scores.own.first().is_some_and(|of_reference| of_reference.iter().all(|score| score.metric <= 0.0)) {
+        let what =
+            format!("heads on the store as it is score a {} of 0: there is nothing to lose", scores.metric);
+        return Err(failure(ExitCode::BadInput, what));
+    }
     let points = points(&store, &candidates, &levels, &scores);
     let budget = budget(args);
     std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
@@ -107,8 +113,9 @@ fn candidates<'a>(
     if searches {
         wanted.extend(projected(specs));
     }
-    let bases = Bases::calibrate(store, &wanted)?;
-    let measures = measure(store, &bases, rows, &wanted, stop)?;
+    let read = train::loader(&args.loader, store)?.read;
+    let bases = Bases::calibrate(store, &wanted, read)?;
+    let measures = measure(store, &bases, rows, &wanted, read, stop)?;
     if searches {
         let targets = TARGETS.iter().map(|share| share * bf16_bytes(store)).chain(args.bytes_per_image);
         candidates.add_searched(&path(specs, &measures)?, targets);

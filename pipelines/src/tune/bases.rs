@@ -25,7 +25,7 @@ impl<'a> Bases<'a> {
     ///
     /// # Errors
     /// Unreadable rows; none with features.
-    pub fn calibrate(store: &'a Store, wanted: &[(usize, Encoding)]) -> Result<Self> {
+    pub fn calibrate(store: &'a Store, wanted: &[(usize, Encoding)], read: ReadOptions) -> Result<Self> {
         let levels = &store.recipe().levels;
         let largest: Encodings = levels
             .iter()
@@ -43,14 +43,21 @@ impl<'a> Bases<'a> {
         if calibration.is_empty() {
             return Ok(Self { store, largest: Projections::default() });
         }
-        let with_features = store.rows().iter().filter(|row| row.status == Status::Ok).map(|row| row.id.0);
-        let rows = sample(with_features, DEFAULT_CALIBRATION_ROWS, CALIBRATION_SEED);
+        let placed = store.rows().iter().filter(|row| row.bucket.is_some()).map(|row| row.id.0);
+        let rows = sample(placed, DEFAULT_CALIBRATION_ROWS, CALIBRATION_SEED).into_iter().map(RowId);
         log::info!("calibrating the bases of projected levels on {} rows", rows.len());
-        let reader = store.reader(ReadOptions { dtype: Some(DType::F32), ..ReadOptions::default() })?;
+        let reader = store.reader(ReadOptions { dtype: Some(DType::F32), ..read })?;
         let (projected, mut batch) = (calibration.levels().collect::<Vec<_>>(), Batch::new());
         for row in rows {
+            // A row without features counts for nothing.
+            if store.row(row)?.status != Status::Ok {
+                continue;
+            }
             for &level in &projected {
-                reader.read(&[RowId(row)], &[LevelId(level)], None, &mut batch)?;
+                reader.read(&[row], &[LevelId(level)], None, &mut batch)?;
+                if batch.rows().is_empty() {
+                    continue;
+                }
                 let read = batch.level(0);
                 let shape = read.shape.map(|side| side as i64);
                 calibration.add(level, &Tensor::f_from_data_size(read.bytes, &shape, Kind::Float)?)?;

@@ -38,7 +38,8 @@ impl Budget {
             (None, _) => f64::INFINITY,
         };
         let fits = |point: &Point| self.bytes_per_image.is_none_or(|most| point.bytes_per_image <= most);
-        let holds = |point: &Point| self.max_loss.is_none_or(|most| loss(point) <= most);
+        let holds =
+            |point: &Point| loss(point).is_finite() && self.max_loss.is_none_or(|most| loss(point) <= most);
         let numbered = || points.iter().enumerate();
         let fewest = |a: &Point, b: &Point| {
             a.bytes_per_image.total_cmp(&b.bytes_per_image).then(loss(a).total_cmp(&loss(b)))

@@ -41,13 +41,14 @@ impl Footprint {
         Self { rows }
     }
 
-    /// Bytes that a level of the store takes of an image in this encoding, before compression: the mean over the
-    /// rows.
+    /// Bytes that a level of the store takes of an image, in all of its views, in this encoding and before
+    /// compression: the mean over the images.
     pub fn bytes_per_image(&self, store: &Store, level: usize, encoding: Encoding) -> f64 {
         let Some(spec) = store.recipe().levels.get(level) else { return 0.0 };
         let bytes = |(size, rows): (&Size, &u64)| encoding.sample_bytes(spec.shape(*size)) * rows;
         let total: u64 = self.rows.iter().map(bytes).sum();
-        total as f64 / self.rows.values().sum::<u64>().max(1) as f64
+        let views = store.recipe().views.len().max(1);
+        total as f64 * views as f64 / self.rows.values().sum::<u64>().max(1) as f64
     }
 }
 
@@ -60,9 +61,10 @@ pub fn measure(
     bases: &Bases<'_>,
     rows: &[RowId],
     wanted: &[(usize, Encoding)],
+    read: ReadOptions,
     stop: &AtomicBool,
 ) -> Result<Vec<LevelMeasure>> {
-    let reader = store.reader(ReadOptions::default())?;
+    let reader = store.reader(read)?;
     let trial = |&(level, encoding): &(usize, Encoding)| {
         let spec = store.level_spec(LevelId(level))?;
         Ok(Trial::new(encoding, bases.of(&spec.name, encoding)?, spec.channels as usize)?)
@@ -78,6 +80,9 @@ pub fn measure(
                 continue;
             }
             reader.read(&[row], &[LevelId(level)], None, &mut batch)?;
+            if batch.rows().is_empty() {
+                continue;
+            }
             let read = batch.level(0);
             let [_, h, w, c] = read.shape;
             let block = Block { shape: [h, w, c], dtype: read.dtype, bytes: read.bytes.to_vec() };

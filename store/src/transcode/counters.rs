@@ -12,6 +12,8 @@ const BUSY: f64 = 0.9;
 #[derive(Debug, Default)]
 pub struct TranscodeCounters {
     total: u64,
+    /// Rows that were missing at the start.
+    missing: u64,
     done: AtomicU64,
     elsewhere: AtomicU64,
     written: AtomicU64,
@@ -46,8 +48,8 @@ impl TranscodeCounters {
     /// Counters of a run that has the `missing` units of `plan` before it.
     pub fn new(plan: &Plan, missing: &[Unit]) -> Self {
         let total = plan.rows().len() as u64;
-        let left: u64 = missing.iter().map(Unit::row_count).sum();
-        Self { total, done: total.saturating_sub(left).into(), ..Self::default() }
+        let missing: u64 = missing.iter().map(Unit::row_count).sum();
+        Self { total, missing, done: total.saturating_sub(missing).into(), ..Self::default() }
     }
 
     /// Rows of the target.
@@ -99,8 +101,10 @@ impl TranscodeCounters {
         }
     }
 
-    pub(crate) fn set_elsewhere(&self, rows: u64) {
-        self.elsewhere.store(rows, Relaxed);
+    /// Rows that this run has taken or that nobody has done: the others of those that were missing are done
+    /// elsewhere.
+    pub(crate) fn set_left(&self, rows: u64) {
+        self.elsewhere.store(self.missing.saturating_sub(rows), Relaxed);
     }
 
     pub(crate) fn add_read(&self, bytes: u64) {

@@ -7,7 +7,7 @@
 //! A stage holds only the next sender.
 
 use super::stored_row::{StoredLevel, StoredRows};
-use super::{Transcode, TranscodeCounters, TranscodeOptions};
+use super::{Transcode, TranscodeCounters, TranscodeOptions, check_same_source};
 use crate::bucket::Unit;
 use crate::claim::Claim;
 use crate::encoded_row::{EncodedLevel, EncodedRow};
@@ -36,8 +36,12 @@ impl Transcode<'_> {
     ///
     /// # Errors
     /// The first error of a stage; what was committed before stays. [`Error::Corrupt`] with file, row and
-    /// level for what the source does not hold as it was written.
+    /// level for what the source does not hold as it was written; [`Error::RecipeMismatch`] if another process
+    /// has begun to fill the target from other features since this transcoding began.
     pub fn run(&self, options: TranscodeOptions<'_>, counters: &TranscodeCounters) -> Result<()> {
+        if let Some(manifest) = self.source.manifest() {
+            check_same_source(&self.target, &manifest.content_blake3)?;
+        }
         let waiting = self.waiting_rows(options.memory_bytes);
         let (to_encoder, stored) = bounded::<Step<SourceRow>>(waiting);
         let (to_writer, encoded) = bounded::<Step<EncodedRow>>(waiting);
@@ -99,8 +103,7 @@ impl Transcode<'_> {
     ) -> Result<()> {
         let mut stored = StoredRows::new(self.source);
         let mut taken = HashSet::new();
-        let at_start = self.writer.missing_units()?;
-        let mut pass = at_start.clone();
+        let mut pass = self.writer.missing_units()?;
         loop {
             let before = taken.len();
             for unit in &pass {
@@ -114,10 +117,8 @@ impl Transcode<'_> {
                 }
             }
             pass = self.writer.missing_units()?;
-            let missing: HashSet<&Unit> = pass.iter().collect();
-            let elsewhere = at_start.iter().filter(|unit| !missing.contains(unit) && !taken.contains(unit));
-            counters.set_elsewhere(elsewhere.map(Unit::row_count).sum());
             pass.retain(|unit| !taken.contains(unit));
+            counters.set_left(taken.iter().chain(&pass).map(Unit::row_count).sum());
             if pass.is_empty() || halt.is_set() {
                 return Ok(());
             }
@@ -214,7 +215,11 @@ impl Transcode<'_> {
         let block = match (&origin.projection, affine) {
             (None, None) => Block { shape, dtype: origin.encoding.value_dtype(), bytes: payload },
             (projection, affine) => {
-                let mut bytes = vec![0; shape.iter().product::<usize>() * DType::F32.bytes()];
+                let (mut bytes, length) = (Vec::new(), shape.iter().product::<usize>() * DType::F32.bytes());
+                if bytes.try_reserve_exact(length).is_err() {
+                    return Err(Error::invalid(format!("a map of {length} bytes: no memory for it")));
+                }
+                bytes.resize(length, 0);
                 let scales = affine.as_ref().map_or(&[][..], |affine| &affine.values);
                 let (projection, format) = (projection.as_deref(), origin.encoding.format);
                 decode(format, projection, &payload, scales, &mut bytes, DType::F32, &mut Strip::default());

@@ -108,7 +108,12 @@ impl Chunks {
         let chunks =
             chunks.ok_or_else(|| Failure::Corrupt("expected features, found no chunks".to_owned()))?;
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let mut row = vec![0; size(geometry.sample_bytes())];
+        // What a compressed row claims to hold nobody has seen yet.
+        let (mut row, bytes) = (Vec::new(), size(geometry.sample_bytes()));
+        if row.try_reserve_exact(bytes).is_err() {
+            return Err(Failure::Corrupt(format!("a row of {bytes} bytes: no memory for it")));
+        }
+        row.resize(bytes, 0);
         let bands = row.chunks_mut(size(geometry.payload_bytes()).max(1));
         for ((number, place), band) in chunks.into_iter().enumerate().zip(bands) {
             let corrupt = |what: String| Failure::Corrupt(format!("band {number}: {what}"));
@@ -116,7 +121,9 @@ impl Chunks {
                 ReadFailure::Ends(at) => corrupt(format!("the file ends at byte {at}")),
                 ReadFailure::Io(error, _) => Failure::Io(error),
             })?;
-            let Some((payload, stored)) = chunk.split_last_chunk::<CHECKSUM>() else { continue };
+            let Some((payload, stored)) = chunk.split_last_chunk::<CHECKSUM>() else {
+                return Err(corrupt("shorter than its checksum".to_owned()));
+            };
             let computed = crc32c(payload);
             if *stored != computed {
                 return Err(corrupt(differs(*stored, computed)));

@@ -35,6 +35,12 @@ use std::time::Duration;
 use table::Outcome;
 
 pub(super) fn run(args: &BenchPeersArgs) -> Result<Report> {
+    let mut args = args.clone();
+    for counts in [&mut args.threads, &mut args.workers] {
+        counts.sort_unstable();
+        counts.dedup();
+    }
+    let args = &args;
     let store = Store::open(&args.store, OpenOptions::default())?;
     check_scripts(args)?;
     // From here on a signal must not leave the folder behind.

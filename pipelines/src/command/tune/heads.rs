@@ -5,7 +5,7 @@ use crate::cli::TuneArgs;
 use crate::command::train;
 use crate::exit::{ExitCode, failure};
 use crate::tune::candidate::store_text;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use featcache_heads::evaluate::detection::evaluate_detectors;
 use featcache_heads::evaluate::{EvaluateJob, EvaluateSettings, evaluate_runs};
 use featcache_heads::recipe::TrainRecipe;
@@ -173,12 +173,13 @@ impl Heads<'_> {
         jobs: &[EvaluateJob<'_>],
         settings: &EvaluateSettings<'_>,
     ) -> Result<(&'static str, u64, Vec<Score>)> {
-        let nothing = || format!("split {}: no sample has a score", self.rows.eval_split);
+        let nothing =
+            || failure(ExitCode::BadInput, format!("split {}: no sample has a score", self.rows.eval_split));
         if jobs.iter().any(|job| matches!(job.run.model, TaskModel::Detection(_))) {
             let scores = evaluate_detectors(jobs, self.store, settings)?;
             let samples = scores.first().map_or(0, |scores| scores.report.samples);
             let scores = scores.iter().map(|scores| {
-                let metric = scores.report.boxes.ap.with_context(nothing)?;
+                let metric = scores.report.boxes.ap.ok_or_else(nothing)?;
                 Ok(Score { metric, mask_ap: scores.report.masks.and_then(|masks| masks.ap) })
             });
             return Ok(("box AP", samples, scores.collect::<Result<_>>()?));
@@ -187,7 +188,7 @@ impl Heads<'_> {
         let samples = reports.first().map_or(0, |report| report.samples);
         let scores = reports
             .iter()
-            .map(|report| Ok(Score { metric: report.scores.miou.with_context(nothing)?, mask_ap: None }));
+            .map(|report| Ok(Score { metric: report.scores.miou.ok_or_else(nothing)?, mask_ap: None }));
         Ok(("mIoU", samples, scores.collect::<Result<_>>()?))
     }
 }

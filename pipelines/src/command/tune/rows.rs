@@ -29,6 +29,8 @@ impl Rows {
             true => Some(HoldOut::new(store, &train_split, args.hold_out, Seed(recipe.train.seed))?),
             false => None,
         };
+        // Before any head is trained: what it is scored on.
+        Selection::new(store, &eval_split, std::slice::from_ref(&args.view))?;
         let mut selection = Selection::new(store, &train_split, &recipe.train.views)?;
         if let Some(held) = &held {
             selection.retain(store, |row| Ok(!held.holds(&row.key)))?;

@@ -102,8 +102,10 @@ impl<'a> Ours<'a> {
         let order = Order::new(self.samples.rows.iter().map(|row| vec![*row]).collect(), options);
         let epoch = order.epoch(0).len();
         let span = Span { start: Position::default(), batches: epoch * (pass.epochs as u64 + 1) };
-        let options =
-            LoaderOptions { threads: 1, bytes: DEFAULT_PREFETCH_BYTES, read: self.options(pass.threads) };
+        // Beside the one that is kept below, two on their way, each counted at four bytes an element.
+        let bytes = 3 * 2 * self.samples.bytes as u64 * pass.batch as u64;
+        let bytes = bytes.max(DEFAULT_PREFETCH_BYTES);
+        let options = LoaderOptions { threads: 1, bytes, read: self.options(pass.threads) };
         let no_target = |_: RowId| Ok(());
         let levels = &self.store.recipe().levels;
         let shared = Shared::new(self.store, &order, span, levels, &no_target, options)?;

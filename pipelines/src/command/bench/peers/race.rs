@@ -7,7 +7,7 @@ use super::samples::{SPARSE, Samples};
 use crate::cli::{BenchPeersArgs, PagesArg};
 use crate::exit::{ExitCode, failure};
 use crate::interrupt;
-use anyhow::{Result, bail};
+use anyhow::Result;
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
@@ -109,7 +109,7 @@ impl Race<'_> {
             turn(self, lane);
             if let (true, Lane { contestant: Err(reason), hello, required, .. }) = (went, &self.lanes[lane]) {
                 if *required {
-                    bail!("{}: {reason}", hello.title);
+                    return Err(failure(ExitCode::BadInput, format!("{}: {reason}", hello.title)));
                 }
                 log::warn!("{}: {reason}", hello.title);
             }
