@@ -10,8 +10,8 @@ use serde::Serialize;
 use std::time::Instant;
 use tch::{Device, Kind};
 
-/// Batches that the loader may have read ahead.
-const AHEAD: u64 = 2;
+/// Batches that the loader may have read ahead, while none is held.
+const AHEAD: u64 = 3;
 
 /// What to measure.
 #[derive(Debug, Clone)]
@@ -62,7 +62,7 @@ pub struct LoaderMeasurement {
 
 /// Reads epochs of random rows through the loader and raw, in turn: warm and cold, with and without checks,
 /// at each thread count. The loader has had one epoch to start its threads and touch its memory before it is
-/// timed, reads at most two batches ahead, and the clock starts when what it had read before the pages were dropped
+/// timed, reads at most three batches ahead, and the clock starts when what it had read before the pages were dropped
 /// has been taken.
 ///
 /// # Errors
@@ -126,7 +126,7 @@ impl Pass<'_> {
         let read = ReadOptions { verify, threads: self.threads, ..ReadOptions::default() };
         let batches = self.order.epoch(0).len();
         let span = Span { start: Position::default(), batches: 3 * batches };
-        let options = LoaderOptions { threads: 1, bytes: (1 + AHEAD) * self.batch_bytes(), read };
+        let options = LoaderOptions { threads: 1, bytes: AHEAD * self.batch_bytes(), read };
         let no_target = |_: RowId| Ok(());
         let levels = &self.store.recipe().levels;
         let shared = Shared::new(self.store, self.order, span, levels, &no_target, options)?;
@@ -137,7 +137,7 @@ impl Pass<'_> {
                 raw.drop_pages()?;
             }
             // As many may have been read before the pages were dropped.
-            let before = (1 + AHEAD).min(batches.saturating_sub(1));
+            let before = AHEAD.min(batches.saturating_sub(1));
             self.take(&mut loader, before)?;
             let start = Instant::now();
             let timed = self.take(&mut loader, batches - before)?;

@@ -115,7 +115,7 @@ impl ReadPlane {
         }
     }
 
-    /// Chunks so far that were right only when read again, from the disk itself.
+    /// Reads so far that were right only when done again, from the disk itself.
     pub(crate) fn mended(&self) -> u64 {
         self.scratch.iter().map(|scratch| lock(scratch).mended).sum()
     }

@@ -5,6 +5,7 @@ use crate::batch::AlignedBytes;
 use crate::payload_file::{COLD_REQUEST_BYTES, DIRECT_ALIGNMENT};
 use crate::plane::FileRange;
 use crate::{Error, LevelId, PagePolicy, ReadOptions, Result, RowBand, RowId, Store};
+use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
 use std::ops::Range;
@@ -151,10 +152,11 @@ fn read_ranges(ranges: &[FileRange], mut memory: &mut [u8]) -> Result<()> {
         let mut at = bytes.start;
         // The last page of a direct request may lie beyond what is wanted, and beyond the file.
         while !left.is_empty() && at < shard.index.start() {
-            let read = rustix::io::preadv(shard.file.file(), &mut [IoSliceMut::new(left)], at);
-            match read.map_err(|e| Error::io(&shard.path)(e.into()))? {
-                0 => return Err(Error::corrupt(&shard.path, format!("ends at byte {at}"))),
-                read => (left, at) = (left.split_at_mut(read).1, at + read as u64),
+            match rustix::io::preadv(shard.file.file(), &mut [IoSliceMut::new(left)], at) {
+                Ok(0) => return Err(Error::corrupt(&shard.path, format!("ends at byte {at}"))),
+                Ok(read) => (left, at) = (left.split_at_mut(read).1, at + read as u64),
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(Error::io(&shard.path)(errno.into())),
             }
         }
     }

@@ -73,7 +73,8 @@ pub enum OnCorrupt {
 pub struct ReadCounts {
     /// Rows left out for corruption, once for every time they were asked for.
     pub skipped: u64,
-    /// Chunks that were right only when read again, from the disk itself.
+    /// Reads, each of one chunk or of small ones in a row, that were right only when done again, from the disk
+    /// itself.
     pub mended: u64,
 }
 
