@@ -1,20 +1,16 @@
 //! What the stages of an extraction count, for whoever draws or reports it.
 
-use featcache_store::{Appended, Plan, Unit};
+use featcache_store::fill::FillCounters;
+use featcache_store::{Plan, Unit};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// Counters of one extraction. Stages add, one place reads.
 #[derive(Debug, Default)]
 pub struct Counters {
-    total: AtomicU64,
-    done: AtomicU64,
-    elsewhere: AtomicU64,
+    fill: FillCounters,
     computed: AtomicU64,
     unreadable: u64,
-    failed: AtomicU64,
-    bytes: AtomicU64,
-    units: AtomicU64,
     waiting_for_decode: AtomicU64,
     computing: AtomicU64,
     waiting_for_writer: AtomicU64,
@@ -30,7 +26,7 @@ pub enum Bottleneck {
     /// The backbone: as it should be.
     Backbone,
     /// Encoding and writing features.
-    Write,
+    Store,
 }
 
 impl Bottleneck {
@@ -40,7 +36,7 @@ impl Bottleneck {
             Self::Unknown => "starting",
             Self::Decode => "decode-bound",
             Self::Backbone => "backbone-bound",
-            Self::Write => "disk-bound",
+            Self::Store => "store-bound",
         }
     }
 }
@@ -54,25 +50,13 @@ impl std::fmt::Display for Bottleneck {
 impl Counters {
     /// Counters of a run that has the `missing` units of `plan` before it.
     pub fn new(plan: &Plan, missing: &[Unit]) -> Self {
-        let total = plan.rows().len() as u64;
-        let left: u64 = missing.iter().map(Unit::row_count).sum();
         let unreadable = plan.rows().iter().filter(|row| row.place.is_err()).count() as u64;
-        Self { total: total.into(), done: total.saturating_sub(left).into(), unreadable, ..Self::default() }
+        Self { fill: FillCounters::new(plan, missing), unreadable, ..Self::default() }
     }
 
-    /// Rows of the plan.
-    pub fn total(&self) -> u64 {
-        self.total.load(Relaxed)
-    }
-
-    /// Rows done: failed ones, those of earlier runs and those of other workers included.
-    pub fn done(&self) -> u64 {
-        self.done.load(Relaxed) + self.elsewhere.load(Relaxed)
-    }
-
-    /// Rows that other workers have committed while this run lasted.
-    pub fn elsewhere(&self) -> u64 {
-        self.elsewhere.load(Relaxed)
+    /// Rows, units and bytes of the store.
+    pub fn fill(&self) -> &FillCounters {
+        &self.fill
     }
 
     /// Rows that this run has put through the backbone.
@@ -83,22 +67,7 @@ impl Counters {
     /// Rows without features as far as this run knows: those whose file could not be read when the dataset
     /// was listed, and those that failed since.
     pub fn failed(&self) -> u64 {
-        self.unreadable + self.failed_here()
-    }
-
-    /// Rows that failed in this run.
-    pub fn failed_here(&self) -> u64 {
-        self.failed.load(Relaxed)
-    }
-
-    /// Bytes that the sink has made of this run's features.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Relaxed)
-    }
-
-    /// Units committed in this run.
-    pub fn units(&self) -> u64 {
-        self.units.load(Relaxed)
+        self.unreadable + self.fill.failed()
     }
 
     /// Seconds that the device thread waited for decoded pictures, computed, and waited for the writer.
@@ -118,28 +87,12 @@ impl Counters {
         } else if decode > writer {
             Bottleneck::Decode
         } else {
-            Bottleneck::Write
+            Bottleneck::Store
         }
-    }
-
-    pub(crate) fn set_elsewhere(&self, rows: u64) {
-        self.elsewhere.store(rows, Relaxed);
-    }
-
-    pub(crate) fn add_row(&self, row: Appended) {
-        self.done.fetch_add(1, Relaxed);
-        match row {
-            Appended::Features { bytes } => self.bytes.fetch_add(bytes, Relaxed),
-            Appended::Failed => self.failed.fetch_add(1, Relaxed),
-        };
     }
 
     pub(crate) fn add_computed(&self, rows: u64) {
         self.computed.fetch_add(rows, Relaxed);
-    }
-
-    pub(crate) fn add_unit(&self) {
-        self.units.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn add_decode_wait(&self, time: Duration) {

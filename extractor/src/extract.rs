@@ -8,13 +8,12 @@
 
 use crate::backbone::Backbone;
 use crate::counters::Counters;
-use crate::halt::Halt;
 use crate::preprocess::{self, Input};
 use crate::source::Prepared;
-use crate::units::Units;
 use crate::worker::Worker;
 use crate::{Error, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use featcache_store::fill::{Halt, Units};
 use featcache_store::{
     Block, Claim, Commit, DType, FeatureSink, PlanRow, Recipe, RowOutcome, Size, Unit, UnitSink, ordered,
 };
@@ -179,8 +178,9 @@ fn feed<S: FeatureSink>(
     device: &Sender<Step>,
 ) -> Result<()> {
     let plan = sink.plan();
-    let mut units = Units::new(sink, extraction.worker, halt, extraction.counters)?;
-    while let Some((unit, claim)) = units.next()? {
+    let own_first = |units| extraction.worker.order(units);
+    let mut units = Units::new(sink, &own_first, halt, extraction.counters.fill())?;
+    while let Some((unit, claim)) = units.next_unit()? {
         let Some(bucket) = plan.buckets().get(unit.bucket).map(|bucket| bucket.size) else { continue };
         let rows = unit.rows.clone();
         if device.send(Step::Begin(Box::new(Begin { unit, bucket, claim }))).is_err() {
@@ -414,12 +414,12 @@ fn write<S: FeatureSink>(
             Outcome::Begin(begin) => open = Some((sink.begin(&begin.unit)?, begin.claim)),
             Outcome::Row(row) => {
                 let Some((unit, _)) = &mut open else { continue };
-                extraction.counters.add_row(unit.append_encoded(row)?);
+                extraction.counters.fill().add_row(unit.append_encoded(row)?);
             }
             Outcome::End => {
                 let Some((unit, claim)) = open.take() else { continue };
                 if unit.commit()? == Commit::Published {
-                    extraction.counters.add_unit();
+                    extraction.counters.fill().add_unit();
                 }
                 // Only now may another worker look at this unit again.
                 drop(claim);

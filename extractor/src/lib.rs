@@ -13,12 +13,10 @@ pub mod device;
 pub mod error;
 pub mod extract;
 pub mod gemm_peak;
-mod halt;
 pub mod image;
 pub mod preprocess;
 pub mod resample;
 pub mod source;
-mod units;
 pub mod weights;
 pub mod worker;
 

@@ -2,6 +2,7 @@
 
 use featcache_extractor::counters::Counters;
 use featcache_store::TranscodeCounters;
+use featcache_store::fill::FillCounters;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -22,35 +23,49 @@ pub struct Progress {
 
 /// Counters that can be drawn.
 pub trait Drawn: Send + Sync + 'static {
-    /// What they say now, but for the rate; and the rows of this run, which it follows from.
-    fn line(&self) -> (Line, u64);
+    /// Those that every filling of a store has.
+    fn fill(&self) -> &FillCounters;
+    /// Rows without features.
+    fn failed(&self) -> u64;
+    /// Rows of this run, which the rate follows from.
+    fn rows(&self) -> u64;
+    /// What holds the others up.
+    fn bottleneck(&self) -> &'static str;
 }
 
 impl Drawn for Counters {
-    fn line(&self) -> (Line, u64) {
-        let line = Line {
-            done: self.done(),
-            total: self.total(),
-            images_per_second: 0.0,
-            bytes: self.bytes(),
-            failed: self.failed(),
-            bottleneck: self.bottleneck().name(),
-        };
-        (line, self.computed())
+    fn fill(&self) -> &FillCounters {
+        self.fill()
+    }
+
+    fn failed(&self) -> u64 {
+        self.failed()
+    }
+
+    fn rows(&self) -> u64 {
+        self.computed()
+    }
+
+    fn bottleneck(&self) -> &'static str {
+        self.bottleneck().name()
     }
 }
 
 impl Drawn for TranscodeCounters {
-    fn line(&self) -> (Line, u64) {
-        let line = Line {
-            done: self.done(),
-            total: self.total(),
-            images_per_second: 0.0,
-            bytes: self.bytes(),
-            failed: self.failed(),
-            bottleneck: self.bottleneck(),
-        };
-        (line, self.written())
+    fn fill(&self) -> &FillCounters {
+        self.fill()
+    }
+
+    fn failed(&self) -> u64 {
+        self.fill().failed()
+    }
+
+    fn rows(&self) -> u64 {
+        self.fill().written()
+    }
+
+    fn bottleneck(&self) -> &'static str {
+        self.bottleneck()
     }
 }
 
@@ -78,7 +93,7 @@ impl Drop for Progress {
 fn draw(counters: &impl Drawn, stop: &AtomicBool) {
     let terminal = std::io::stderr().is_terminal();
     let bar = ProgressBar::with_draw_target(
-        Some(counters.line().0.total),
+        Some(counters.fill().total()),
         if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() },
     );
     // The bar takes what the text leaves, on a narrow terminal nothing.
@@ -90,10 +105,17 @@ fn draw(counters: &impl Drawn, stop: &AtomicBool) {
     let mut rate = Rate::default();
     loop {
         let stopping = stop.load(Ordering::Relaxed);
-        let (mut line, rows) = counters.line();
+        let fill = counters.fill();
+        let line = Line {
+            done: fill.done(),
+            total: fill.total(),
+            images_per_second: rate.update(counters.rows(), started.elapsed()),
+            bytes: fill.bytes(),
+            failed: counters.failed(),
+            bottleneck: counters.bottleneck(),
+        };
         bar.set_length(line.total);
         bar.set_position(line.done);
-        line.images_per_second = rate.update(rows, started.elapsed());
         let line = line.to_string();
         if !terminal && (last_line.elapsed() >= PLAIN_LINE) {
             log::info!("{line}");

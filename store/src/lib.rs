@@ -39,6 +39,7 @@ mod examples;
 #[cfg(test)]
 mod faulty;
 mod fetch;
+pub mod fill;
 pub mod finish;
 #[cfg(test)]
 mod fixture;

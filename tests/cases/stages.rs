@@ -247,7 +247,7 @@ fn a_unit_that_another_worker_lets_go_is_done_here() {
         job.extract(&writer, &grey)
     });
     assert_eq!(ended.unwrap(), Ended::Done);
-    assert_eq!((counters.units(), counters.elsewhere()), (3, 0));
+    assert_eq!((counters.fill().units(), counters.fill().elsewhere()), (3, 0));
     assert_eq!(writer.finish().unwrap(), Finish::Done);
 }
 
@@ -267,12 +267,16 @@ fn counters_are_of_what_lies_on_disk_and_of_all_failures() {
     };
     let (ended, counters) = job.extract(&writer, &failing);
     assert_eq!(ended.unwrap(), Ended::Done);
-    assert_eq!((counters.total(), counters.done()), (5, 5));
-    assert_eq!((counters.failed(), counters.failed_here()), (2, 1));
+    assert_eq!((counters.fill().total(), counters.fill().done()), (5, 5));
+    assert_eq!((counters.failed(), counters.fill().failed()), (2, 1));
     // Three of four rows, binary32 held as bfloat16, with a few bytes of checksums.
-    let payload = raw.bytes() / 4 * 3 / 2;
-    assert_eq!(raw.bytes(), null.bytes());
-    assert!((payload..payload + 3 * 4 * 64).contains(&counters.bytes()), "{} {payload}", counters.bytes());
+    let payload = raw.fill().bytes() / 4 * 3 / 2;
+    assert_eq!(raw.fill().bytes(), null.bytes());
+    assert!(
+        (payload..payload + 3 * 4 * 64).contains(&counters.fill().bytes()),
+        "{} {payload}",
+        counters.fill().bytes()
+    );
 }
 
 #[test]

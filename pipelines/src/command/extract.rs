@@ -151,7 +151,8 @@ fn fill(
     let rows = writer.plan().rows().len() as u64;
     let missing = writer.missing_units()?;
     let counters = Arc::new(Counters::new(writer.plan(), &missing));
-    let done_before = counters.done();
+    let fill = counters.fill();
+    let done_before = fill.done();
     let stop = interrupt::flag()?;
     let started = Instant::now();
     let mut record = machine::run_record(args, worker, model.backbone.device())?;
@@ -174,9 +175,9 @@ fn fill(
         drop(progress);
         ended = result?;
         record.ended_unix_s = machine::unix_seconds();
-        record.units = counters.units();
+        record.units = fill.units();
         record.rows = counters.computed();
-        record.failed = counters.failed_here();
+        record.failed = fill.failed();
         writer.record_run(&record)?;
     }
     // A signal that came after the last unit has nothing left to stop.
@@ -196,12 +197,12 @@ fn fill(
             Finish::Missing(units) => units,
         },
         rows,
-        rows_this_run: counters.done() - counters.elsewhere() - done_before,
+        rows_this_run: fill.done() - fill.elsewhere() - done_before,
         failed: failures.len() as u64,
         failures,
         seconds,
         images_per_second: counters.computed() as f64 / seconds.max(1e-9),
-        bytes_written: counters.bytes(),
+        bytes_written: fill.bytes(),
         bottleneck: counters.bottleneck().to_string(),
         device_seconds: DeviceSeconds { waiting_for_decode, computing, waiting_for_writer },
         peak_rss_bytes: machine::peak_rss_bytes(),

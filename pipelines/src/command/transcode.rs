@@ -132,7 +132,7 @@ fn fill(args: &TranscodeArgs, source: &Store, transcode: &Transcode<'_>, quiet: 
     let writer = transcode.writer();
     let missing = writer.missing_units()?;
     let counters = Arc::new(TranscodeCounters::new(writer.plan(), &missing));
-    let stop = interrupt::flag()?;
+    let (fill, stop) = (counters.fill(), interrupt::flag()?);
     let started = Instant::now();
     if !missing.is_empty() {
         let mut notes = transcode.notes();
@@ -147,8 +147,7 @@ fn fill(args: &TranscodeArgs, source: &Store, transcode: &Transcode<'_>, quiet: 
         drop(progress);
         result?;
         record.ended_unix_s = machine::unix_seconds();
-        (record.units, record.rows, record.failed) =
-            (counters.units(), counters.written(), counters.failed());
+        (record.units, record.rows, record.failed) = (fill.units(), fill.written(), fill.failed());
         writer.record_run(&record)?;
     }
     // A signal that came after the last unit has nothing left to stop.
@@ -176,13 +175,13 @@ fn fill(args: &TranscodeArgs, source: &Store, transcode: &Transcode<'_>, quiet: 
             Finish::Missing(units) => units,
         },
         rows: writer.plan().rows().len() as u64,
-        rows_this_run: counters.written() + counters.failed(),
+        rows_this_run: fill.written() + fill.failed(),
         failed: failures.len() as u64,
         failures,
         seconds,
-        rows_per_second: counters.written() as f64 / seconds.max(1e-9),
+        rows_per_second: fill.written() as f64 / seconds.max(1e-9),
         bytes_read: counters.bytes_read(),
-        bytes_written: counters.bytes(),
+        bytes_written: fill.bytes(),
         bottleneck: counters.bottleneck().to_owned(),
         source_bytes,
         bytes: made_bytes,

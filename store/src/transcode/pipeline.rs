@@ -12,6 +12,7 @@ use crate::bucket::Unit;
 use crate::claim::Claim;
 use crate::encoded_row::{EncodedLevel, EncodedRow};
 use crate::encoder::decode;
+use crate::fill::{Halt, Units};
 use crate::ordered::ordered;
 use crate::projection::Strip;
 use crate::sink::{Commit, FeatureSink, UnitSink};
@@ -19,13 +20,7 @@ use crate::table::samples::Outcome;
 use crate::{Block, DType, Encoding, Error, Loss, NumberFormat, Result, RowId, Status, UnitWriter};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rayon::prelude::*;
-use std::collections::HashSet;
 use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
-/// How often a worker with nothing left to claim looks whether the others are done.
-const POLL: Duration = Duration::from_millis(200);
 
 /// Rows that wait at most, however small.
 const MAX_WAITING_ROWS: usize = 256;
@@ -46,13 +41,12 @@ impl Transcode<'_> {
         let (to_encoder, stored) = bounded::<Step<SourceRow>>(waiting);
         let (to_writer, encoded) = bounded::<Step<EncodedRow>>(waiting);
         let (to_committer, filled) = bounded::<(UnitWriter, Claim)>(1);
-        let ended = &AtomicBool::new(false);
-        let working = || (Working(ended), self.writer.poison().guard());
+        let halt = &Halt::new(options.stop);
+        let working = || (halt.working(), self.writer.poison().guard());
         std::thread::scope(|scope| {
             let reader = scope.spawn(move || {
                 let _guards = working();
-                let halt = Halt { stop: options.stop, ended };
-                self.read(&halt, counters, &to_encoder)
+                self.read(halt, counters, &to_encoder)
             });
             let encoder = scope.spawn(move || {
                 let _guards = working();
@@ -102,31 +96,14 @@ impl Transcode<'_> {
         encoder: &Sender<Step<SourceRow>>,
     ) -> Result<()> {
         let mut stored = StoredRows::new(self.source);
-        let mut taken = HashSet::new();
-        let mut pass = self.writer.missing_units()?;
-        loop {
-            let before = taken.len();
-            for unit in &pass {
-                if halt.is_set() {
-                    return Ok(());
-                }
-                let Some(claim) = self.writer.claim(unit)? else { continue };
-                taken.insert(unit.clone());
-                if !self.read_unit(unit, claim, &mut stored, halt, counters, encoder)? {
-                    return Ok(());
-                }
-            }
-            pass = self.writer.missing_units()?;
-            pass.retain(|unit| !taken.contains(unit));
-            counters.set_left(taken.iter().chain(&pass).map(Unit::row_count).sum());
-            if pass.is_empty() || halt.is_set() {
+        let as_planned = |units| units;
+        let mut units = Units::new(&self.writer, &as_planned, halt, counters.fill())?;
+        while let Some((unit, claim)) = units.next_unit()? {
+            if !self.read_unit(&unit, claim, &mut stored, halt, counters, encoder)? {
                 return Ok(());
             }
-            if taken.len() == before {
-                // Live workers hold all that is left.
-                std::thread::sleep(POLL);
-            }
         }
+        Ok(())
     }
 
     /// Reads the rows of a unit; `false` if the run is to end.
@@ -246,7 +223,7 @@ impl Transcode<'_> {
                     }
                     Step::Row(row) => {
                         if let Some((unit, _)) = &mut open {
-                            counters.add_row(unit.append_encoded(row)?);
+                            counters.fill().add_row(unit.append_encoded(row)?);
                         }
                     }
                     Step::End => return Ok(open.take().is_none_or(|filled| committer.send(filled).is_ok())),
@@ -282,31 +259,10 @@ struct SourceRow {
 fn commit(counters: &TranscodeCounters, filled: &Receiver<(UnitWriter, Claim)>) -> Result<()> {
     for (unit, claim) in filled {
         if unit.commit()? == Commit::Published {
-            counters.add_unit();
+            counters.fill().add_unit();
         }
         // Only now may another worker look at this unit again.
         drop(claim);
     }
     Ok(())
-}
-
-/// When the reader is to end early: on the user's word, or because a stage has ended.
-struct Halt<'a> {
-    stop: &'a AtomicBool,
-    ended: &'a AtomicBool,
-}
-
-impl Halt<'_> {
-    fn is_set(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.ended.load(Ordering::Relaxed)
-    }
-}
-
-/// Held by a stage while it works: dropping it, also by a panic, tells the reader.
-struct Working<'a>(&'a AtomicBool);
-
-impl Drop for Working<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }

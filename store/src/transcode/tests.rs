@@ -200,7 +200,7 @@ fn a_stopped_run_and_several_workers_end_in_the_same_bytes() {
         Transcode::create_or_resume(&source, &target, &Selection::default(), &encodings, calibrated).unwrap()
     };
     let (transcode, stop) = (begin(), AtomicBool::new(true));
-    assert_eq!(run(&transcode, &stop).unwrap().units(), 0);
+    assert_eq!(run(&transcode, &stop).unwrap().fill().units(), 0);
     assert!(matches!(transcode.writer().finish().unwrap(), Finish::Missing(units) if units > 3));
     let held = transcode.writer().claim(&transcode.writer().missing_units().unwrap()[1]).unwrap();
     std::thread::scope(|scope| {
@@ -212,9 +212,9 @@ fn a_stopped_run_and_several_workers_end_in_the_same_bytes() {
         }
         drop(held);
         let counters: Vec<_> = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
-        let units: u64 = counters.iter().map(TranscodeCounters::units).sum();
+        let units: u64 = counters.iter().map(|counters| counters.fill().units()).sum();
         assert_eq!(units, transcode.writer().plan().unit_count());
-        assert!(counters.iter().all(|counters| counters.done() == counters.total()));
+        assert!(counters.iter().all(|counters| counters.fill().done() == counters.fill().total()));
     });
     assert_eq!(begin().writer().finish().unwrap(), Finish::Done);
     assert_equal(&contents(&target), &contents(&expected), "three workers");

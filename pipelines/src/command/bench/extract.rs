@@ -196,7 +196,7 @@ fn timed<S: FeatureSink>(model: &Model, source: &Source<'_>, sink: &S) -> Result
     extract::run(&extraction, model.backbone.as_ref(), sink)?;
     let seconds = started.elapsed().as_secs_f64();
     anyhow::ensure!(counters.failed() == 0, "{} pictures of the benchmark failed", counters.failed());
-    Ok((seconds, counters.bytes()))
+    Ok((seconds, counters.fill().bytes()))
 }
 
 fn parse_size(text: &str) -> Result<Size> {

@@ -1,11 +1,11 @@
-//! When the stages of an extraction are to end early: on the user's word, or because one of them has ended.
+//! When the stages that fill a store are to end early: on the user's word, or because one of them has ended.
 //! Says nothing of why: the stage that ended does.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Looked at by stages wherever they would go on or wait.
 #[derive(Debug)]
-pub(crate) struct Halt<'a> {
+pub struct Halt<'a> {
     /// Set from outside.
     stop: &'a AtomicBool,
     /// A stage has ended: nothing that the others do reaches the sink any more, or nothing is left to do.
@@ -13,23 +13,27 @@ pub(crate) struct Halt<'a> {
 }
 
 /// Held by a stage while it works: dropping it, also by a panic, tells the others.
-pub(crate) struct Working<'a>(&'a Halt<'a>);
+#[derive(Debug)]
+pub struct Working<'a>(&'a Halt<'a>);
 
 impl<'a> Halt<'a> {
-    pub(crate) fn new(stop: &'a AtomicBool) -> Self {
+    /// One that `stop` sets from outside.
+    pub fn new(stop: &'a AtomicBool) -> Self {
         Self { stop, ended: AtomicBool::new(false) }
     }
 
-    pub(crate) fn working(&'a self) -> Working<'a> {
+    /// A guard for a stage that works.
+    pub fn working(&'a self) -> Working<'a> {
         Working(self)
     }
 
-    pub(crate) fn is_set(&self) -> bool {
+    /// Whether to go on no more.
+    pub fn is_set(&self) -> bool {
         self.is_stopped() || self.ended.load(Ordering::Relaxed)
     }
 
     /// Whether the user has asked for it.
-    pub(crate) fn is_stopped(&self) -> bool {
+    pub fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 }

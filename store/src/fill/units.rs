@@ -1,11 +1,10 @@
-//! Which unit next: a worker's own first, then whatever is left uncommitted. No coordinator: claims only keep
-//! live workers from doing the same unit at the same time.
+//! Which unit next, until none is left uncommitted. No coordinator: claims only keep live workers from doing the
+//! same unit at the same time.
 
-use crate::Result;
-use crate::counters::Counters;
-use crate::halt::Halt;
-use crate::worker::Worker;
-use featcache_store::{Claim, FeatureSink, Unit};
+use super::{FillCounters, Halt};
+use crate::claim::Claim;
+use crate::sink::FeatureSink;
+use crate::{Result, Unit};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -15,15 +14,15 @@ const POLL: Duration = Duration::from_millis(200);
 type Place = (usize, u64);
 
 /// The units that one worker does.
-pub(crate) struct Units<'a, S> {
+pub struct Units<'a, S> {
     sink: &'a S,
-    worker: Worker,
+    /// Units in the order in which this worker tries them.
+    order: &'a dyn Fn(Vec<Unit>) -> Vec<Unit>,
     halt: &'a Halt<'a>,
-    counters: &'a Counters,
-    /// Missing when this run began, with their rows.
-    missing_at_start: Vec<(Place, u64)>,
-    /// Handed out by this run.
+    counters: &'a FillCounters,
+    /// Handed out by this run, and their rows.
     taken: HashSet<Place>,
+    taken_rows: u64,
     /// Still to be looked at in this pass.
     pass: std::vec::IntoIter<Unit>,
     /// The last pass has found all units claimed by others.
@@ -31,32 +30,28 @@ pub(crate) struct Units<'a, S> {
 }
 
 impl<'a, S: FeatureSink> Units<'a, S> {
-    /// The units that `sink` misses.
-    pub(crate) fn new(
+    /// The units that `sink` misses, tried in the order that `order` gives them each time.
+    ///
+    /// # Errors
+    /// As [`FeatureSink::missing_units`].
+    pub fn new(
         sink: &'a S,
-        worker: Worker,
+        order: &'a dyn Fn(Vec<Unit>) -> Vec<Unit>,
         halt: &'a Halt<'a>,
-        counters: &'a Counters,
+        counters: &'a FillCounters,
     ) -> Result<Self> {
-        let missing = sink.missing_units()?;
-        let missing_at_start = missing.iter().map(|unit| (place(unit), unit.row_count())).collect();
-        let pass = worker.order(missing).into_iter();
-        Ok(Self {
-            sink,
-            worker,
-            halt,
-            counters,
-            missing_at_start,
-            taken: HashSet::new(),
-            pass,
-            waiting: false,
-        })
+        let pass = order(sink.missing_units()?).into_iter();
+        let (taken, taken_rows) = (HashSet::new(), 0);
+        Ok(Self { sink, order, halt, counters, taken, taken_rows, pass, waiting: false })
     }
 
     /// The next unit and its claim; `None` when all are committed or in this worker's hands, or when the
     /// run is to end. Waits while live workers hold all that is left: however long they take, as a claim
     /// says nothing of a worker that hangs.
-    pub(crate) fn next(&mut self) -> Result<Option<(Unit, Claim)>> {
+    ///
+    /// # Errors
+    /// As [`FeatureSink::claim`] and [`FeatureSink::missing_units`].
+    pub fn next_unit(&mut self) -> Result<Option<(Unit, Claim)>> {
         loop {
             if self.halt.is_set() {
                 return Ok(None);
@@ -67,6 +62,7 @@ impl<'a, S: FeatureSink> Units<'a, S> {
                 }
                 if let Some(claim) = self.sink.claim(&unit)? {
                     self.taken.insert(place(&unit));
+                    self.taken_rows += unit.row_count();
                     self.waiting = false;
                     return Ok(Some((unit, claim)));
                 }
@@ -82,22 +78,16 @@ impl<'a, S: FeatureSink> Units<'a, S> {
                 log::debug!("other workers hold the {} units that are left", left.len());
                 self.waiting = true;
             }
-            self.pass = self.worker.order(left).into_iter();
+            self.pass = (self.order)(left).into_iter();
         }
     }
 
     /// Units that neither this run has taken nor anybody committed.
     fn left(&mut self) -> Result<Vec<Unit>> {
-        let missing = self.sink.missing_units()?;
-        let still: HashSet<Place> = missing.iter().map(place).collect();
-        let elsewhere = self
-            .missing_at_start
-            .iter()
-            .filter(|(place, _)| !still.contains(place) && !self.taken.contains(place))
-            .map(|(_, rows)| rows)
-            .sum();
-        self.counters.set_elsewhere(elsewhere);
-        Ok(missing.into_iter().filter(|unit| !self.taken.contains(&place(unit))).collect())
+        let mut left = self.sink.missing_units()?;
+        left.retain(|unit| !self.taken.contains(&place(unit)));
+        self.counters.set_left(self.taken_rows + left.iter().map(Unit::row_count).sum::<u64>());
+        Ok(left)
     }
 }
 
