@@ -131,18 +131,12 @@ pub fn evaluate_runs(
     if jobs.iter().any(|job| job.run.identity.recipe.labels.zero != zero) {
         return Err(Error::invalid("runs of different labels.zero cannot be scored together"));
     }
+    check_view(store, &settings.view)?;
     let models = jobs.iter().map(|job| job.run.semantic()).collect::<Result<Vec<_>>>()?;
     let selection = pass::selection(store, settings)?;
     let truth = Truth::new(store, zero)?;
     truth.check(&selection)?;
     let (split, failed, missing) = (selection.split.clone(), selection.failed, selection.missing);
-    if store.recipe().views.iter().any(|view| view.name == settings.view && view.hflip) {
-        let view = &settings.view;
-        return Err(Error::invalid(format!(
-            "view {view:?} is mirrored, expected one that is not for label maps"
-        )));
-    }
-
     let mut metrics = vec![MeanIou::new(truth.rule().classes()); jobs.len()];
     let (mut samples, mut unlabelled) = (0, 0);
     let read_target = |row| truth.original(row);
@@ -179,4 +173,17 @@ pub fn evaluate_runs(
         skipped: costs.skipped,
     };
     Ok(jobs.iter().zip(&metrics).map(report).collect())
+}
+
+/// Refuses a view on which label maps are not scored.
+///
+/// # Errors
+/// The view is mirrored: predictions are compared with the original label maps as they lie.
+pub fn check_view(store: &Store, view: &str) -> Result<()> {
+    match store.recipe().views.iter().any(|known| known.name == view && known.hflip) {
+        true => {
+            Err(Error::invalid(format!("view {view:?} is mirrored, expected one that is not for label maps")))
+        }
+        false => Ok(()),
+    }
 }

@@ -305,6 +305,8 @@ fn the_program_tunes_label_maps_and_objects() {
         (format!("{} --candidate p9=int8", at("store-coco")), 2, "--candidate: encoding of level \"p9\""),
         (format!("{} --bytes-per-image 0", at("store-coco")), 2, "expected a number of bytes such as 60kB"),
         (format!("{} --max-loss 2", at("store-coco")), 2, "expected a share such as 0.5% or 0.005"),
+        // Before any head is trained.
+        (format!("{} --view nope", at("store-coco")), 3, "view \"nope\" is not in the store"),
         // A head of another task than the store's labels.
         (at("store-ade20k"), 3, "no sample of split \"training\" has objects"),
         (at("nowhere"), 3, "a featcache store not found"),
@@ -318,4 +320,5 @@ fn the_program_tunes_label_maps_and_objects() {
         assert_eq!(output.status.code(), Some(code), "{arguments}: {stderr}");
         assert!(stderr.contains(said), "{arguments}: {stderr}");
     }
+    assert!(!std::path::Path::new(&at("out-bad/runs")).exists());
 }

@@ -69,6 +69,7 @@ pub(super) fn run(args: &TuneArgs, quiet: bool) -> Result<Report> {
         train_samples: trained.samples,
         eval_samples: scores.samples,
         steps: trained.steps,
+        skipped_rows: trained.skipped_rows,
         seeds: heads.seeds().collect(),
         measured_rows: measured_rows.len(),
         choice: budget.choose(&points),

@@ -32,6 +32,8 @@ pub struct Tuned {
     pub eval_samples: u64,
     /// Steps of every head.
     pub steps: u64,
+    /// Rows that training left out because they are corrupt on disk, once for every visit.
+    pub skipped_rows: u64,
     /// Seeds of the heads.
     pub seeds: Vec<u64>,
     /// Rows that errors and rates were measured on.
@@ -70,6 +72,9 @@ impl Tuned {
                 (None, false) => "",
             }
         );
+        if self.skipped_rows > 0 {
+            text += &format!("{} rows left out of training: corrupt on disk\n", self.skipped_rows);
+        }
         let [measured, trained, scored] = self.seconds.map(duration);
         text += &format!("{measured} of measuring, {trained} of training, {scored} of scoring\n");
         for path in &self.written {

@@ -41,6 +41,8 @@ pub(super) struct Trained {
     pub(super) samples: u64,
     /// Steps of every head.
     pub(super) steps: u64,
+    /// Rows left out because they are corrupt on disk, once for every visit.
+    pub(super) skipped_rows: u64,
 }
 
 /// The score of one head.
@@ -82,7 +84,7 @@ impl Heads<'_> {
     /// # Errors
     /// As `train`; [`ExitCode::Incomplete`] where it was interrupted.
     pub(super) fn train(&self) -> Result<Trained> {
-        let mut trained = Trained { samples: 0, steps: 0 };
+        let mut trained = Trained { samples: 0, steps: 0, skipped_rows: 0 };
         for seed in self.seeds() {
             let mut recipe = self.recipe.clone();
             recipe.train.seed = seed;
@@ -116,7 +118,8 @@ impl Heads<'_> {
                 return Err(failure(ExitCode::Incomplete, what));
             }
             if let Some(summary) = summaries.first() {
-                trained = Trained { samples: summary.samples, steps: summary.steps };
+                let skipped_rows = trained.skipped_rows + summary.skipped_rows;
+                trained = Trained { samples: summary.samples, steps: summary.steps, skipped_rows };
             }
         }
         Ok(trained)

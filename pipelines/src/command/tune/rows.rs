@@ -2,7 +2,8 @@
 
 use crate::cli::TuneArgs;
 use anyhow::Result;
-use featcache_heads::recipe::TrainRecipe;
+use featcache_heads::evaluate::check_view;
+use featcache_heads::recipe::{HeadKind, TrainRecipe};
 use featcache_heads::seed::Seed;
 use featcache_heads::selection::{HoldOut, Selection, choose_split};
 use featcache_store::{RowId, Store};
@@ -31,6 +32,9 @@ impl Rows {
         };
         // Before any head is trained: what it is scored on.
         Selection::new(store, &eval_split, std::slice::from_ref(&args.view))?;
+        if recipe.head.kind != HeadKind::Detector {
+            check_view(store, &args.view)?;
+        }
         let mut selection = Selection::new(store, &train_split, &recipe.train.views)?;
         if let Some(held) = &held {
             selection.retain(store, |row| Ok(!held.holds(&row.key)))?;
