@@ -1,10 +1,11 @@
 //! Whether reading on takes more and more: memory, allocations and open files over many epochs of a store, and
 //! over many openings of shards.
 //!
-//! `cargo run --release -p featcache-store --example steady_state -- STORE EPOCHS`: every row, 8 at a time; then
+//! `cargo run --release -p featcache-store --example steady_state -- STORE [EPOCHS [POLICY]]`: every row,
+//! 8 at a time; then
 //! 5,000 openings of shards with room for two open files.
 
-use featcache_store::{Batch, LevelId, OpenOptions, ReadOptions, RowId, Status, Store};
+use featcache_store::{Batch, LevelId, OpenOptions, PagePolicy, ReadOptions, RowId, Status, Store};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,8 +43,10 @@ static ALLOCATOR: Counting = Counting;
 
 fn main() -> Result<(), Failure> {
     let mut words = std::env::args_os().skip(1);
-    let path = words.next().ok_or("usage: steady_state STORE EPOCHS")?;
+    let path = words.next().ok_or("usage: steady_state STORE [EPOCHS [POLICY]]")?;
     let epochs: u32 = words.next().and_then(|word| word.into_string().ok()?.parse().ok()).unwrap_or(100);
+    let pages = words.next().map_or(Ok(PagePolicy::default()), |word| word.to_string_lossy().parse())?;
+    let options = ReadOptions { pages, ..ReadOptions::default() };
     let store = Store::open(path.as_ref(), OpenOptions::default())?;
     let levels: Vec<LevelId> = (0..store.recipe().levels.len()).map(LevelId).collect();
     let batches: Vec<Vec<RowId>> = store
@@ -56,7 +59,7 @@ fn main() -> Result<(), Failure> {
         })
         .collect();
     let mut out = std::io::stdout();
-    let (reader, mut batch) = (store.reader(ReadOptions::default())?, Batch::new());
+    let (reader, mut batch) = (store.reader(options)?, Batch::new());
     let mut epoch = || batches.iter().try_for_each(|rows| reader.read(rows, &levels, None, &mut batch));
     (0..3).try_for_each(|_| epoch())?;
     let before = (resident()?, open_files()?, ALLOCATIONS.load(Ordering::Relaxed));
@@ -73,7 +76,7 @@ fn main() -> Result<(), Failure> {
         open_files()?
     )?;
 
-    let narrow = store.reader(ReadOptions { open_files: 2, ..ReadOptions::default() })?;
+    let narrow = store.reader(ReadOptions { open_files: 2, ..options })?;
     let firsts: Vec<RowId> = store
         .buckets()
         .iter()

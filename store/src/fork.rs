@@ -2,12 +2,13 @@
 //! Compiled for tests only.
 
 use crate::fixture::{commit, features, folder_in_memory, listing, recipe};
+use crate::mapped_file::MappedFile;
 use crate::sink::{FeatureSink, RowOutcome};
 use crate::{
-    Batch, Encodings, LevelId, OpenOptions, ReadOptions, Reader, RowId, Status, Store, StoreWriter,
-    WriterOptions,
+    Batch, Encodings, LevelId, OpenOptions, PagePolicy, ReadOptions, Reader, RowId, Status, Store,
+    StoreWriter, WriterOptions,
 };
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, waitpid};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
@@ -16,15 +17,6 @@ use std::time::{Duration, Instant};
 
 /// A process that has not ended by then hangs.
 const LIMIT: Duration = Duration::from_secs(120);
-
-mod system {
-    #[expect(unsafe_code, reason = "rustix has no fork, and no end that skips what runs at exit")]
-    // SAFETY: the signatures of POSIX.
-    unsafe extern "C" {
-        pub(super) fn fork() -> i32;
-        pub(super) safe fn _exit(status: i32) -> !;
-    }
-}
 
 /// Set in the process that a test of this module has to itself.
 const ALONE: &str = "FEATCACHE_TEST_ALONE";
@@ -47,19 +39,32 @@ fn fork(work: impl FnOnce() -> bool) -> Pid {
     #[expect(unsafe_code, reason = "there is no safe fork")]
     // SAFETY: the new process has this thread alone. What it does until `_exit` relies on no other thread and
     // on no lock that one may hold: it prints nothing, and glibc's allocator is ready for forks.
-    let process = unsafe { system::fork() };
+    let process = unsafe { libc::fork() };
     match Pid::from_raw(process) {
-        None => system::_exit(i32::from(!catch_unwind(AssertUnwindSafe(work)).unwrap_or(false))),
+        None => {
+            let status = i32::from(!catch_unwind(AssertUnwindSafe(work)).unwrap_or(false));
+            #[expect(unsafe_code, reason = "std's end runs what others have left for it")]
+            // SAFETY: ends this process and nothing else.
+            unsafe {
+                libc::_exit(status)
+            }
+        }
         Some(child) => child,
     }
 }
 
 /// Waits for a process; panics if it hangs or did not end well.
 fn join(child: Pid) {
+    let status = end_of(child);
+    assert_eq!(status.exit_status(), Some(0), "{status:?}");
+}
+
+/// Waits for a process; panics if it hangs.
+fn end_of(child: Pid) -> WaitStatus {
     let begin = Instant::now();
     loop {
         match waitpid(Some(child), WaitOptions::NOHANG).unwrap() {
-            Some((_, status)) => return assert_eq!(status.exit_status(), Some(0), "{status:?}"),
+            Some((_, status)) => return status,
             None if begin.elapsed() < LIMIT => std::thread::sleep(Duration::from_millis(2)),
             None => {
                 kill_process(child, Signal::KILL).unwrap();
@@ -140,7 +145,13 @@ fn read_on_after_a_fork() {
     let path = folder.path().join("store");
     let store = large_rows(&path);
     let expected = Expected::of(&path, &store);
-    let options = ReadOptions { threads: 3, open_files: 3, ..ReadOptions::default() };
+    for pages in [PagePolicy::Buffered, PagePolicy::Mapped] {
+        read_on_after_a_fork_by(pages, &store, &expected);
+    }
+}
+
+fn read_on_after_a_fork_by(pages: PagePolicy, store: &Store, expected: &Expected) {
+    let options = ReadOptions { threads: 3, open_files: 3, pages, ..ReadOptions::default() };
     let (reader, mut batch) = (store.reader(options).unwrap(), Batch::new());
     assert!(expected.comes_back(&reader, &mut batch, 1), "before the fork, and with threads that run");
     let children: Vec<Pid> = (0..4)
@@ -169,7 +180,7 @@ fn fork_in_the_middle_of_a_read() {
     let path = folder.path().join("store");
     let store = large_rows(&path);
     let expected = Expected::of(&path, &store);
-    let options = ReadOptions { threads: 3, ..ReadOptions::default() };
+    let options = ReadOptions { threads: 3, pages: PagePolicy::Mapped, ..ReadOptions::default() };
     let (reader, mut batch) = (store.reader(options).unwrap(), Batch::new());
     assert!(expected.comes_back(&reader, &mut batch, 1));
     let done = AtomicBool::new(false);
@@ -187,5 +198,29 @@ fn fork_in_the_middle_of_a_read() {
         }
         done.store(true, Ordering::Relaxed);
         assert!(busy.join().unwrap());
+    });
+}
+
+/// A map of its own that nobody guards, of a file that has shrunk; and a signal from elsewhere.
+#[test]
+fn a_bus_error_that_is_not_ours_ends_the_process_as_before() {
+    alone("a_bus_error_that_is_not_ours_ends_the_process_as_before", || {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let map = memmap2::MmapOptions::new().map_raw_read_only(&file).unwrap();
+        assert!(MappedFile::of(&file).is_some(), "the handler is there now");
+        file.set_len(0).unwrap();
+        let touch = || {
+            #[expect(unsafe_code, reason = "what a library may not do")]
+            // SAFETY: mapped, if without a file: the signal is what this is about.
+            unsafe {
+                map.as_ptr().read_volatile() == 1
+            }
+        };
+        // Rust's own handler, which was there before, lets the signal of another process pass once.
+        let signal = || (0..2).all(|_| kill_process(rustix::process::getpid(), Signal::BUS).is_ok());
+        for (what, end) in [("a map", end_of(fork(touch))), ("a signal", end_of(fork(signal)))] {
+            assert_eq!(end.terminating_signal(), Some(Signal::BUS.as_raw()), "{what}: {end:?}");
+        }
     });
 }

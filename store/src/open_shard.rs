@@ -32,7 +32,7 @@ impl OpenShard {
         let file = open(&path)?;
         let bytes = file.metadata().map_err(Error::io(&path))?.len();
         let index = ShardIndex::read(&file, bytes, array, k, &path)?;
-        if policy != PagePolicy::Buffered {
+        if !policy.fills_the_cache() {
             drop_pages(&file, &(index.start()..bytes));
         }
         Ok(Self { file: PayloadFile::new(file, policy, &path)?, path, index })

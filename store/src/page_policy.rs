@@ -16,8 +16,15 @@ pub enum PagePolicy {
     /// Through the page cache, where they stay: for stores that fit into memory. The kernel reads ahead.
     #[default]
     Buffered,
-    /// Through the page cache, which lets go of them (`RWF_DONTCACHE`, else `POSIX_FADV_DONTNEED`): for stores
-    /// that would only push out what others need, on file systems without direct reads.
+    /// As `Buffered`, but what is in the page cache already is copied out of a memory map of the shard, and
+    /// small chunks that are not are asked for a batch at a time: for reading epoch after epoch. The first
+    /// use of it puts a handler for SIGBUS into the process, which thus survives a file that shrinks (unless
+    /// a thread blocks that signal), and leaves all other cases to whoever handled them before. The map
+    /// counts as the process's resident memory. Files of others that cannot be written are read as by
+    /// `Buffered`.
+    Mapped,
+    /// Through the page cache, which lets go of them (`RWF_DONTCACHE`, else `POSIX_FADV_DONTNEED`): for
+    /// stores that would only push out what others need, on file systems without direct reads.
     DontCache,
     /// Past the page cache (`O_DIRECT`): as `DontCache`, and faster where disks are.
     Direct,
@@ -25,12 +32,17 @@ pub enum PagePolicy {
 
 impl PagePolicy {
     /// All policies, in the order that messages list them.
-    pub const ALL: [Self; 3] = [Self::Buffered, Self::DontCache, Self::Direct];
+    pub const ALL: [Self; 4] = [Self::Buffered, Self::Mapped, Self::DontCache, Self::Direct];
+
+    /// Whether pages stay in the page cache.
+    pub(crate) fn fills_the_cache(self) -> bool {
+        matches!(self, Self::Buffered | Self::Mapped)
+    }
 
     /// Threads that read a batch, of a reader that was given so many.
     pub(crate) fn threads(self, threads: usize) -> usize {
         match self {
-            Self::Buffered => threads.max(1),
+            Self::Buffered | Self::Mapped => threads.max(1),
             // Most of the time they wait for the disk.
             Self::DontCache | Self::Direct => threads.max(REQUESTS_IN_FLIGHT),
         }
@@ -41,6 +53,7 @@ impl fmt::Display for PagePolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Buffered => "buffered",
+            Self::Mapped => "mapped",
             Self::DontCache => "dontcache",
             Self::Direct => "direct",
         })

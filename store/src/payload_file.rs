@@ -1,6 +1,7 @@
 //! A shard's file as one page policy reads it: bytes of the file into memory. Knows no chunks.
 
 use crate::batch::AlignedBytes;
+use crate::mapped_file::{MappedFile, Through};
 use crate::{Error, PagePolicy, Result};
 use rustix::fs::{Advice, Mode, OFlags, fadvise};
 use rustix::io::{Errno, ReadWriteFlags, preadv, preadv2};
@@ -34,6 +35,18 @@ pub(crate) struct PayloadFile {
     policy: PagePolicy,
     /// The system has refused `RWF_DONTCACHE`: pages are dropped after the read.
     drops: AtomicBool,
+    /// What is in the page cache is copied out of it.
+    map: Option<MappedFile>,
+}
+
+/// How bytes come to memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The system reads them. So does the rest of a chunk whose beginning was read: the system reads ahead of
+    /// who reads, and not of who copies.
+    Read,
+    /// They are copied out of a map, if there is one.
+    Copy(Through),
 }
 
 /// Why bytes could not be read.
@@ -59,7 +72,7 @@ impl PayloadFile {
     /// Takes an open file over for reading by `policy`; `path` is for messages.
     pub(crate) fn new(file: File, policy: PagePolicy, path: &Path) -> Result<Self> {
         let file = match policy {
-            PagePolicy::Buffered => file,
+            PagePolicy::Buffered | PagePolicy::Mapped => file,
             PagePolicy::DontCache => {
                 // Reading ahead would leave pages that nobody asked for. Advice: may be refused.
                 let _advice = fadvise(&file, 0, None, Advice::Random);
@@ -70,17 +83,21 @@ impl PayloadFile {
                 Error::io(path)(std::io::Error::new(ErrorKind::Unsupported, what))
             })?,
         };
-        Ok(Self { file, policy, drops: AtomicBool::new(false) })
+        let map = if policy == PagePolicy::Mapped { MappedFile::of(&file) } else { None };
+        Ok(Self { file, policy, drops: AtomicBool::new(false), map })
     }
 
     /// The same file read from disk, whatever the page cache holds of `range`.
     pub(crate) fn around_the_cache(&self, range: &Range<u64>) -> std::io::Result<Self> {
         if let Ok(file) = direct(&self.file) {
-            return Ok(Self { file, policy: PagePolicy::Direct, drops: AtomicBool::new(false) });
+            return Ok(Self { file, policy: PagePolicy::Direct, drops: AtomicBool::new(false), map: None });
+        }
+        if let Some(map) = &self.map {
+            map.let_go(range);
         }
         self.drop_pages(range);
         let file = self.file.try_clone()?;
-        Ok(Self { file, policy: PagePolicy::Buffered, drops: AtomicBool::new(false) })
+        Ok(Self { file, policy: PagePolicy::Buffered, drops: AtomicBool::new(false), map: None })
     }
 
     /// Whether reads need memory, offsets and lengths that are aligned.
@@ -90,13 +107,13 @@ impl PayloadFile {
 
     /// Whether pages come out of the page cache and stay there.
     pub(crate) fn is_buffered(&self) -> bool {
-        self.policy == PagePolicy::Buffered
+        self.policy.fills_the_cache()
     }
 
     /// Bytes to ask for at a time.
     pub(crate) fn request_bytes(&self) -> usize {
         match self.policy {
-            PagePolicy::Buffered => BUFFERED_REQUEST_BYTES,
+            PagePolicy::Buffered | PagePolicy::Mapped => BUFFERED_REQUEST_BYTES,
             PagePolicy::DontCache | PagePolicy::Direct => COLD_REQUEST_BYTES,
         }
     }
@@ -106,12 +123,40 @@ impl PayloadFile {
         &self.file
     }
 
+    /// How these bytes, or parts of them, best come to memory now; `through` what if they are copied.
+    pub(crate) fn way(&self, range: &Range<u64>, through: Through) -> Way {
+        let is_held = self.map.as_ref().is_some_and(|map| map.holds(range));
+        if is_held { Way::Copy(through) } else { Way::Read }
+    }
+
+    /// Whether the file still goes on to this byte. What lies behind its end in its last page copies as
+    /// zeros, without a word.
+    pub(crate) fn reaches(&self, end: u64) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.len() >= end)
+    }
+
+    /// Asks for bytes that will be read soon, if it is known that they are not in the page cache: the disk
+    /// gets many small requests at a time.
+    pub(crate) fn announce(&self, range: &Range<u64>) {
+        if self.map.as_ref().is_some_and(|map| map.lacks(range)) {
+            // Advice: who does not take it reads later.
+            let length = NonZeroU64::new(range.end - range.start);
+            let _advice = fadvise(&self.file, range.start, length, Advice::WillNeed);
+        }
+    }
+
     /// Fills all vectors from `offset`, whatever the kernel hands out at a time. Not for direct reads.
     pub(crate) fn scatter(
         &self,
         mut vectors: &mut [IoSliceMut<'_>],
         mut offset: u64,
+        way: Way,
     ) -> Result<(), ReadFailure> {
+        if let (Way::Copy(through), Some(map)) = (way, &self.map)
+            && map.copy(vectors, offset, through)
+        {
+            return Ok(());
+        }
         let start = offset;
         IoSliceMut::advance_slices(&mut vectors, 0);
         while !vectors.is_empty() {
@@ -136,13 +181,16 @@ impl PayloadFile {
         &self,
         range: Range<u64>,
         scratch: &'s mut AlignedBytes,
+        way: Way,
     ) -> Result<&'s mut [u8], ReadFailure> {
         let length = usize_of(range.end - range.start);
         let failed = |error| ReadFailure::Io(error, range.start);
         if !self.is_direct() {
             scratch.grow(length).map_err(failed)?;
             let bytes = scratch.bytes_mut().get_mut(..length).unwrap_or_default();
-            self.scatter(&mut [IoSliceMut::new(bytes)], range.start)?;
+            // Whoever reads to scratch memory looks at it next.
+            let way = if way == Way::Read { way } else { Way::Copy(Through::Caches) };
+            self.scatter(&mut [IoSliceMut::new(bytes)], range.start, way)?;
             return Ok(bytes);
         }
         let start = range.start - range.start % DIRECT_ALIGNMENT;
@@ -204,4 +252,25 @@ fn direct(file: &File) -> std::result::Result<File, Errno> {
 /// Lengths of what is read into memory.
 fn usize_of(bytes: u64) -> usize {
     usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_memory_is_copied_by_one_policy_alone() {
+        let folder = crate::fixture::folder_in_memory();
+        let path = folder.path().join("file");
+        std::fs::write(&path, vec![1; 5000]).unwrap();
+        let way = |pages, end| {
+            let file = PayloadFile::new(File::open(&path).unwrap(), pages, &path).unwrap();
+            (file.way(&(1..end), Through::Memory), file.reaches(end))
+        };
+        assert_eq!(way(PagePolicy::Mapped, 5000), (Way::Copy(Through::Memory), true));
+        assert_eq!(way(PagePolicy::Mapped, 5001), (Way::Read, false));
+        for pages in [PagePolicy::Buffered, PagePolicy::DontCache] {
+            assert_eq!(way(pages, 5000), (Way::Read, true));
+        }
+    }
 }

@@ -8,9 +8,11 @@ use crate::array::StoreArrays;
 use crate::band::{Part, RequestedLevel, RowBand};
 use crate::batch::Batch;
 use crate::fetch::{Piece, PiecePlace, Scratch, fetch};
+use crate::mapped_file::Through;
 use crate::open_shard::{ArrayPlace, OpenShard, ShardCache};
 use crate::quantised::Affine;
 use crate::read_pool::ReadPool;
+use crate::streaming::STREAMED_BYTES;
 use crate::{DType, Error, Projected, Result, RowId};
 use failure::{Failure, no_features};
 use std::ops::Range;
@@ -369,7 +371,10 @@ impl ReadPlane {
         let bytes: usize = pieces.iter().map(Piece::file_bytes).sum();
         let threads = self.pool.threads().min(bytes.div_ceil(MIN_TASK_BYTES)).max(1);
         self.scratch.resize_with(self.scratch.len().max(threads), Mutex::default);
+        pieces.iter().for_each(Piece::announce);
         let verify = reading.options.verify;
+        let is_looked_at = verify || bytes < STREAMED_BYTES;
+        let through = if is_looked_at { Through::Caches } else { Through::Memory };
         let rest = Mutex::new(Rest { pieces, bytes });
         let (fault, scratch) = (Mutex::new(None), &self.scratch);
         self.pool.run(threads, &|number| {
@@ -380,7 +385,7 @@ impl ReadPlane {
                 if task.is_empty() {
                     return;
                 }
-                if let Err(found) = fetch(task, verify, scratch) {
+                if let Err(found) = fetch(task, verify, through, scratch) {
                     // A thread that fails takes the remaining tasks away from all.
                     *lock(&rest) = Rest { pieces: &mut [], bytes: 0 };
                     lock(&fault).get_or_insert(found);

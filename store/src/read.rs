@@ -182,6 +182,15 @@ impl Reader {
         }
     }
 
+    /// Opens and checks the files that hold these rows, so that the first read does not have to; as many as
+    /// [`ReadOptions::open_files`] stay open. Reads no features.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), but for features themselves.
+    pub fn prepare(&self, rows: &[RowId], levels: &[LevelId]) -> Result<()> {
+        self.file_ranges(rows, levels, None).map(drop)
+    }
+
     /// What this reader has met so far.
     ///
     /// # Errors
@@ -314,6 +323,21 @@ mod tests {
             }
         }
         assert!(ok > 10 && failed > 2 && missing > 0, "{ok} {failed} {missing}");
+    }
+
+    #[test]
+    fn files_are_opened_and_checked_ahead() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(unfinished(folder.path()));
+        let store = Store::open(folder.path(), OpenOptions { incomplete: true }).unwrap();
+        let row = store.rows().iter().find(|row| row.status == Status::Ok).unwrap().id;
+        let (levels, reader) = ([LevelId(0)], store.reader(ReadOptions::default()).unwrap());
+        reader.prepare(&[row], &levels).unwrap();
+        let path = reader.file_ranges(&[row], &levels, None).unwrap()[0].shard.path.clone();
+        std::fs::remove_file(&path).unwrap();
+        reader.read(&[row], &levels, None, &mut Batch::new()).unwrap();
+        let other = store.reader(ReadOptions::default()).unwrap().prepare(&[row], &levels).unwrap_err();
+        assert!(other.to_string().contains("the file is missing"), "{other}");
     }
 
     #[test]

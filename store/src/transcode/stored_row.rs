@@ -6,7 +6,7 @@ use crate::batch::AlignedBytes;
 use crate::checksum::{CHECKSUM, crc32c, differs};
 use crate::compression::Unpacker;
 use crate::open_shard::{ArrayPlace, OpenShard, ShardCache};
-use crate::payload_file::ReadFailure;
+use crate::payload_file::{ReadFailure, Way};
 use crate::quantised::Affine;
 use crate::{Compression, Error, PagePolicy, Result, SampleRow, Store};
 
@@ -117,10 +117,11 @@ impl Chunks {
         let bands = row.chunks_mut(size(geometry.payload_bytes()).max(1));
         for ((number, place), band) in chunks.into_iter().enumerate().zip(bands) {
             let corrupt = |what: String| Failure::Corrupt(format!("band {number}: {what}"));
-            let chunk = shard.file.read(place, &mut self.chunk).map_err(|failure| match failure {
-                ReadFailure::Ends(at) => corrupt(format!("the file ends at byte {at}")),
-                ReadFailure::Io(error, _) => Failure::Io(error),
-            })?;
+            let chunk =
+                shard.file.read(place, &mut self.chunk, Way::Read).map_err(|failure| match failure {
+                    ReadFailure::Ends(at) => corrupt(format!("the file ends at byte {at}")),
+                    ReadFailure::Io(error, _) => Failure::Io(error),
+                })?;
             let Some((payload, stored)) = chunk.split_last_chunk::<CHECKSUM>() else {
                 return Err(corrupt("shorter than its checksum".to_owned()));
             };

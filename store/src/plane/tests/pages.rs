@@ -47,9 +47,12 @@ fn every_policy_finds_flipped_bits_and_early_ends() {
             shards.read(&mut plane, &[0, 1], &[level], None, VERIFY, &mut batch).unwrap();
             for length in [good.len() / 4, good.len() / 5 / 4096 * 4096, 1, 0] {
                 fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(length as u64).unwrap();
-                let read = shards.read(&mut plane, &[0, 1], &[level], None, VERIFY, &mut batch);
-                let error = read.unwrap_err().to_string();
-                assert!(error.contains("the file ends at byte"), "{pages}: {error}");
+                for verify in [true, false] {
+                    let options = PlaneOptions { verify, ..VERIFY };
+                    let read = shards.read(&mut plane, &[0, 1], &[level], None, options, &mut batch);
+                    let error = read.unwrap_err().to_string();
+                    assert!(error.contains("the file ends at byte"), "{pages} {verify}: {error}");
+                }
             }
             fs::write(&path, &good).unwrap();
         }
@@ -68,7 +71,7 @@ fn what_is_wrong_once_is_read_again() {
                 plane.scratch.iter().take(1).for_each(|scratch| lock(scratch).spoilt = spoilt);
                 shards.read(&mut plane, &[4, 1, 0], levels, None, VERIFY, &mut batch).unwrap();
                 shards.check(&batch, &[4, 1, 0], levels, None, None);
-                if pages == PagePolicy::Buffered {
+                if pages.fills_the_cache() {
                     assert_eq!(plane.mended(), mended);
                 }
             }
