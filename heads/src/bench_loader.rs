@@ -50,6 +50,8 @@ pub struct LoaderMeasurement {
     pub threads: usize,
     /// Whether the shard files were dropped from the page cache before each epoch.
     pub cold: bool,
+    /// What the loader does with the page cache.
+    pub pages: PagePolicy,
     /// Whether checksums were verified.
     pub verify: bool,
     /// Tensors of shuffled batches, 10⁹ bytes of files a second.
@@ -60,10 +62,10 @@ pub struct LoaderMeasurement {
     pub ratio: Spread,
 }
 
-/// Reads epochs of random rows through the loader and raw, in turn: warm and cold, with and without checks,
-/// at each thread count. The loader has had one epoch to start its threads and touch its memory before it is
-/// timed, reads at most three batches ahead, and the clock starts when what it had read before the pages were dropped
-/// has been taken.
+/// Reads epochs of random rows through the loader and raw, in turn: warm, also mapped, and cold; with and
+/// without checks; at each thread count. The loader has had one epoch to start its threads and touch its
+/// memory before it is timed, reads at most three batches ahead, and the clock starts when what it had read
+/// before the pages were dropped has been taken.
 ///
 /// # Errors
 /// A store without features; what reading fails with.
@@ -87,8 +89,11 @@ pub fn bench_loader(store: &Store, options: &LoaderBenchOptions) -> Result<Loade
         let raw = RawReadOptions { rows, levels, band: None, pages, threads, buffers: batch };
         let raw = RawReads::new(store, &raw)?;
         bytes = raw.bytes();
-        for (cold, verify) in [(false, false), (false, true), (true, false), (true, true)] {
-            let kind = Pass { store, order: &order, kind: options.kind, threads, batch, cold, verify };
+        // What is mapped cannot be dropped; where it is cold, large chunks are read as by `buffered`.
+        let (buffered, mapped) = (PagePolicy::Buffered, PagePolicy::Mapped);
+        let kinds = [(false, buffered), (false, mapped), (true, buffered)];
+        for ((cold, pages), verify) in kinds.into_iter().flat_map(|kind| [(kind, false), (kind, true)]) {
+            let kind = Pass { store, order: &order, kind: options.kind, threads, batch, cold, pages, verify };
             let mut times = Vec::new();
             // The first round fills caches.
             for repeat in 0..=options.repeats {
@@ -102,7 +107,15 @@ pub fn bench_loader(store: &Store, options: &LoaderBenchOptions) -> Result<Loade
             let rate = |i: usize| Spread::of(times.iter().map(|t| bytes as f64 / t[i] / 1e9).collect());
             let ratio = Spread::of(times.iter().map(|[ours, raw]| raw / ours).collect());
             let (gb_per_s, raw_gb_per_s) = (rate(0), rate(1));
-            measurements.push(LoaderMeasurement { threads, cold, verify, gb_per_s, raw_gb_per_s, ratio });
+            measurements.push(LoaderMeasurement {
+                threads,
+                cold,
+                pages,
+                verify,
+                gb_per_s,
+                raw_gb_per_s,
+                ratio,
+            });
         }
     }
     Ok(LoaderBench { samples, batches: epoch.len(), bytes, measurements })
@@ -116,6 +129,7 @@ struct Pass<'a> {
     threads: usize,
     batch: usize,
     cold: bool,
+    pages: PagePolicy,
     verify: bool,
 }
 
@@ -123,7 +137,7 @@ impl Pass<'_> {
     /// Seconds of an epoch, from those of the second one of a loader but for its first batches.
     fn seconds(&self, raw: &RawReads) -> Result<f64> {
         let verify = if self.verify { Verify::On } else { Verify::Off };
-        let read = ReadOptions { verify, threads: self.threads, ..ReadOptions::default() };
+        let read = ReadOptions { verify, pages: self.pages, threads: self.threads, ..ReadOptions::default() };
         let batches = self.order.epoch(0).len();
         let span = Span { start: Position::default(), batches: 3 * batches };
         let options = LoaderOptions { threads: 1, bytes: AHEAD * self.batch_bytes(), read };

@@ -48,11 +48,11 @@ impl PageChoice {
         let bytes = match (self, store.manifest()) {
             (Self::Policy(policy), _) => return Ok(policy),
             // Of a store that is being written, pages are there anyway.
-            (Self::Auto, None) => return Ok(PagePolicy::Buffered),
+            (Self::Auto, None) => return Ok(PagePolicy::Mapped),
             (Self::Auto, Some(manifest)) => manifest.files.iter().map(|file| file.bytes).sum(),
         };
         if fits(bytes, limits::free_memory_bytes()) {
-            return Ok(PagePolicy::Buffered);
+            return Ok(PagePolicy::Mapped);
         }
         let test = SelfTest::of_store(store)?;
         let policy = test.and_then(|test| test.fastest_around_the_cache()).unwrap_or_default();
@@ -78,9 +78,9 @@ mod tests {
 
     #[test]
     fn choices_are_read_as_they_are_shown() {
-        for text in ["auto", "buffered", "dontcache", "direct"] {
+        for text in ["auto", "buffered", "mapped", "dontcache", "direct"] {
             assert_eq!(text.parse::<PageChoice>().map(|choice| choice.to_string()).as_deref(), Ok(text));
         }
-        assert!("mmap".parse::<PageChoice>().unwrap_err().contains("buffered, dontcache, direct"));
+        assert!("mmap".parse::<PageChoice>().unwrap_err().contains("buffered, mapped, dontcache, direct"));
     }
 }

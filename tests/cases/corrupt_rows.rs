@@ -36,7 +36,7 @@ fn corrupt_rows_end_a_training_or_are_left_out_and_counted() {
         format!("--quiet --json eval {} {} --threads 1 {more}", trained.display(), store.display())
     };
     let mut losses = Vec::new();
-    for pages in ["auto", "buffered", "dontcache", "direct"] {
+    for pages in ["auto", "buffered", "mapped", "dontcache", "direct"] {
         let trained: Value = serde_json::from_str(&done(&train(pages, &format!("--pages {pages}")))).unwrap();
         assert_eq!((&trained["skipped_rows"], &trained["step"]), (&0.into(), &6.into()), "{pages}");
         losses.push(trained["loss"].clone());
@@ -55,7 +55,7 @@ fn corrupt_rows_end_a_training_or_are_left_out_and_counted() {
         bytes[0] ^= 1;
         std::fs::write(store.join(name), bytes).unwrap();
     }
-    for pages in ["buffered", "dontcache", "direct"] {
+    for pages in ["buffered", "mapped", "dontcache", "direct"] {
         let output = run(&train(&format!("strict-{pages}"), &format!("--pages {pages}")));
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(5), "{pages}: {error}");

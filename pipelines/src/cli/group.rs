@@ -129,8 +129,9 @@ pub struct LoaderArgs {
         value_parser = clap::value_parser!(u64).range(..=MOST_MIB)
     )]
     pub prefetch_mib: u64,
-    /// What reading does with the page cache: buffered (keeps what was read), dontcache, direct (around it);
-    /// auto keeps a store that fits into memory and tests the disk for one that does not.
+    /// What reading does with the page cache: buffered (keeps what was read), mapped (and copies it out of a
+    /// memory map from then on), dontcache, direct (around it); auto maps a store that fits into memory and tests the
+    /// disk for one that does not.
     #[arg(long, default_value_t = PageChoice::Auto, value_name = "POLICY")]
     pub pages: PageChoice,
     /// Go on without rows that are corrupt on disk, and count them.

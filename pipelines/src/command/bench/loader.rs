@@ -58,12 +58,13 @@ pub(super) fn run(args: &BenchLoaderArgs) -> Result<Report> {
     Report::new(&outcome, text)
 }
 
-const HEADER: [&str; 6] = ["pages", "threads", "checksums", "GB/s", "raw preadv GB/s", "ratio"];
+const HEADER: [&str; 7] = ["pages", "policy", "threads", "checksums", "GB/s", "raw preadv GB/s", "ratio"];
 
 fn rows(bench: &LoaderBench) -> Vec<Vec<String>> {
     let cells = bench.measurements.iter().map(|m| {
         vec![
             if m.cold { "cold" } else { "warm" }.to_owned(),
+            m.pages.to_string(),
             m.threads.to_string(),
             if m.verify { "verified" } else { "off" }.to_owned(),
             show(m.gb_per_s, 2),
